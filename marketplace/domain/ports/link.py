@@ -1,0 +1,68 @@
+"""How services reach nodes. Implementations live in `marketplace/transport`."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from tallystick.protocol.frames import AnyFrame, Failed, Finished, Job, Tokens
+from tallystick.protocol.ids import Address, ModelId
+from tallystick.protocol.money import NanoUsd
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A node's price for a model, in nano-dollars per token, and how many jobs it takes at once."""
+
+    input_price: NanoUsd
+    output_price: NanoUsd
+    slots: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A connected node as it is now: what it said, and how it has done."""
+
+    address: Address
+    operator: Address
+    region: str
+    hardware: str
+    asks: Mapping[ModelId, Ask]
+    running: int
+    draining: bool
+    eligible: bool
+    """Its operator's stake is enough and the node is active on the chain."""
+    success: float
+    """Share of recent jobs that ended well, 0–1."""
+    first_token_ms: float
+    tokens_per_second: float
+    connected_at_ms: int
+
+
+class NodeLost(Exception):
+    """The node is not connected, or stopped answering; the job can go on elsewhere."""
+
+
+class JobStream(Protocol):
+    """The frames of one attempt. Iteration ends after Finished or Failed; it raises NodeLost when the node goes."""
+
+    def __aiter__(self) -> AsyncIterator[Tokens | Finished | Failed]: ...
+
+    async def cancel(self) -> None:
+        """Ask the node to stop; the stream still ends with Finished, Failed or NodeLost."""
+
+    def close(self) -> None:
+        """Forget the attempt; frames that still come are dropped."""
+
+
+class ProviderLink(Protocol):
+    """The hub of connected nodes."""
+
+    def nodes(self) -> Sequence[NodeView]:
+        """Return the connected nodes."""
+
+    async def open(self, node: Address, job: Job) -> JobStream:
+        """Send `job` to `node`. Raises NodeLost if it is not there."""
+
+    async def send(self, operator: Address, frame: AnyFrame) -> int:
+        """Send `frame` to all of the operator's connected nodes; return how many got it."""

@@ -1,0 +1,308 @@
+"""Every table of the coordinator. Amounts are nano-dollars in 64-bit integers; times are milliseconds.
+
+Money moves only in `services/ledger.py`; the rest of the code reads these columns.
+"""
+
+from sqlalchemy import BigInteger, Column, Index, LargeBinary, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+
+def _money() -> Column[int]:
+    return Column(BigInteger, nullable=False, default=0, server_default="0")
+
+
+def _bytes(*, primary: bool = False, nullable: bool = False, index: bool = False) -> Column[bytes]:
+    return Column(LargeBinary, primary_key=primary, nullable=nullable and not primary, index=index)
+
+
+def _millis(*, nullable: bool = False, index: bool = False) -> Column[int]:
+    return Column(BigInteger, nullable=nullable, index=index)
+
+
+class Account(SQLModel, table=True):
+    """Who pays and who earns.
+
+    kind: `wallet` (own deposit, an address), `email` (credit), `treasury` (the coordinator's operator).
+    What can be held is `balance − held − requested`; a wallet also needs
+    `max(authorized, consented) + allowance − spent − held`.
+    """
+
+    id: str = Field(primary_key=True)
+    kind: str
+    address: str | None = Field(default=None, unique=True)
+    email: str | None = Field(default=None, unique=True)
+    email_verified: bool = False
+    status: str = "active"
+    created_at: int = Field(sa_column=_millis())
+    balance: int = Field(default=0, sa_column=_money())
+    """Deposited or granted, less captured, less withdrawn; for the treasury less its charge rows."""
+    held: int = Field(default=0, sa_column=_money())
+    requested: int = Field(default=0, sa_column=_money())
+    requested_payable_at: int = Field(default=0, sa_column=_money())
+    granted: int = Field(default=0, sa_column=_money())
+    """Treasury only: credit promised to email accounts and not yet settled on the chain."""
+    deposited: int = Field(default=0, sa_column=_money())
+    """Cumulative deposits or grants, for statements."""
+    withdrawn: int = Field(default=0, sa_column=_money())
+    spent: int = Field(default=0, sa_column=_money())
+    """Cumulative captures."""
+    spent_matured: int = Field(default=0, sa_column=_money())
+    """The part of `spent` whose receipts have matured: what rows carry."""
+    spent_settled: int = Field(default=0, sa_column=_money())
+    """The last cumulative charge row that the chain confirmed."""
+    authorized: int = Field(default=0, sa_column=_money())
+    consented: int = Field(default=0, sa_column=_money())
+    consent_signature: bytes | None = Field(default=None, sa_column=_bytes(nullable=True))
+    earned_pending: int = Field(default=0, sa_column=_money())
+    """Earned and not yet matured."""
+    earned: int = Field(default=0, sa_column=_money())
+    """Cumulative, matured."""
+    earned_settled: int = Field(default=0, sa_column=_money())
+    acknowledged: int = Field(default=0, sa_column=_money())
+    """The highest cheque that was signed."""
+    acknowledged_epoch: int = Field(default=0, sa_column=_money())
+    accruing_since: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    """When the oldest matured and unsettled amount matured; a row is due some time after."""
+
+
+class ConsentKey(SQLModel, table=True):
+    """A key that may sign consents for an account, as seen on the chain."""
+
+    account_id: str = Field(primary_key=True)
+    address: str = Field(primary_key=True)
+
+
+class ApiKey(SQLModel, table=True):
+    """An API key; only its SHA-256 is kept. `cap` None means no cap."""
+
+    id: str = Field(primary_key=True)
+    account_id: str = Field(index=True)
+    hash: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    prefix: str
+    name: str = ""
+    scope: str = "full"
+    """`full` manages the account, `inference` only runs jobs and reads balances."""
+    cap: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    spent: int = Field(default=0, sa_column=_money())
+    held: int = Field(default=0, sa_column=_money())
+    max_input_price: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    max_output_price: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    created_at: int = Field(sa_column=_millis())
+    last_used_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    revoked_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
+
+
+class JobRow(SQLModel, table=True):
+    """A job and its hold. state: accepted, done, failed. The hold exists while it is accepted."""
+
+    __tablename__ = "job"
+
+    id: bytes = Field(sa_column=_bytes(primary=True))
+    account_id: str = Field(index=True)
+    key_id: str
+    model_id: bytes = Field(sa_column=_bytes())
+    model_name: str
+    state: str
+    hold: int = Field(sa_column=_money())
+    charge: int = Field(default=0, sa_column=_money())
+    input_price: int = Field(sa_column=_money())
+    output_price: int = Field(sa_column=_money())
+    fee_bps: int
+    prompt_tokens: int
+    output_tokens: int = 0
+    finish: int | None = None
+    error: str | None = None
+    accepted_at: int = Field(sa_column=_millis())
+    expires_at: int = Field(sa_column=_millis())
+    finished_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
+
+    __table_args__ = (Index("ix_job_state_expires", "state", "expires_at"),)
+
+
+class ReceiptRow(SQLModel, table=True):
+    """A signed receipt that was taken. `payer_id` is who is charged: the consumer, or the treasury for parts
+    of answers that failed."""
+
+    __tablename__ = "receipt"
+
+    id: bytes = Field(sa_column=_bytes(primary=True))
+    job_id: bytes = Field(sa_column=_bytes(index=True))
+    attempt: int
+    account_id: str = Field(index=True)
+    """The consumer whose job it was."""
+    payer_id: str
+    operator_id: str = Field(index=True)
+    node: str
+    charge: int = Field(sa_column=_money())
+    fee: int = Field(sa_column=_money())
+    body: bytes = Field(sa_column=_bytes())
+    """msgpack of the SignedReceipt."""
+    taken_at: int = Field(sa_column=_millis())
+    taken_epoch: int = Field(sa_column=_money())
+    """The epoch named in the signature Taken."""
+    taken_signature: bytes = Field(sa_column=_bytes())
+    matures_at: int = Field(sa_column=_millis())
+    matured: bool = False
+    epoch: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True, index=True))
+    leaf: int | None = None
+
+    __table_args__ = (
+        UniqueConstraint("job_id", "attempt"),
+        Index("ix_receipt_matured_matures", "matured", "matures_at"),
+    )
+
+
+class Entry(SQLModel, table=True):
+    """The journal: append-only, one line per movement. `amount` is signed as the account sees it."""
+
+    __tablename__ = "entry"
+
+    id: int | None = Field(default=None, primary_key=True)
+    at: int = Field(sa_column=_millis())
+    account_id: str = Field(index=True)
+    kind: str
+    """deposit, deposit_undone, grant, grant_revoked, charge, earning, fee, withdrawal, advance, payout …"""
+    amount: int = Field(sa_column=_money())
+    reference: str = ""
+
+
+class EpochRow(SQLModel, table=True):
+    """An epoch that is being settled or was. state: sealed, published, sending, closed."""
+
+    __tablename__ = "epoch"
+
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    state: str
+    sealed_at: int = Field(sa_column=_millis())
+    receipts_root: bytes = Field(sa_column=_bytes())
+    receipt_count: int
+    file_hash: bytes = Field(sa_column=_bytes())
+    chunks: int
+    audit_secret: bytes = Field(sa_column=_bytes())
+    next_audit_secret: bytes = Field(sa_column=_bytes())
+    closed_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    closed_transaction: bytes | None = Field(default=None, sa_column=_bytes(nullable=True))
+    closed_block: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    gas_used: int = Field(default=0, sa_column=_money())
+
+
+class SettlementRow(SQLModel, table=True):
+    """One account's line in an epoch. `amount` is cumulative, `before` what the chain had. kind: charge, payout."""
+
+    __tablename__ = "settlement_row"
+
+    epoch: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
+    kind: str = Field(primary_key=True)
+    address: str = Field(primary_key=True)
+    account_id: str
+    chunk: int = 0
+    position: int = 0
+    amount: int = Field(sa_column=_money())
+    before: int = Field(sa_column=_money())
+    consent_spent: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    consent_signature: bytes | None = Field(default=None, sa_column=_bytes(nullable=True))
+    set_aside: str | None = None
+    """Why the row was left out, if it was."""
+
+
+class ChainCursor(SQLModel, table=True):
+    """How far the chain was read, and the hash of that block, to notice a reorganisation."""
+
+    name: str = Field(primary_key=True)
+    block_number: int = Field(sa_column=Column(BigInteger, nullable=False))
+    block_hash: bytes = Field(sa_column=_bytes())
+
+
+class ChainEventRow(SQLModel, table=True):
+    """An event of the chain that was applied to the books, once per (transaction, log index)."""
+
+    __tablename__ = "chain_event"
+
+    transaction: bytes = Field(sa_column=_bytes(primary=True))
+    log_index: int = Field(primary_key=True)
+    block_number: int = Field(sa_column=Column(BigInteger, nullable=False, index=True))
+    block_hash: bytes = Field(sa_column=_bytes())
+    kind: str
+    account_id: str = ""
+    amount: int = Field(default=0, sa_column=_money())
+
+
+class TransactionRow(SQLModel, table=True):
+    """A transaction of ours, stored before it is broadcast. state: signed, mined, failed, replaced."""
+
+    __tablename__ = "transaction_out"
+
+    purpose: str = Field(primary_key=True)
+    """What it does, uniquely: `settle/12/0`. A purpose is sent once; a resend has the same nonce."""
+    sender: str
+    nonce: int = Field(sa_column=Column(BigInteger, nullable=False))
+    raw: bytes = Field(sa_column=_bytes())
+    hash: bytes = Field(sa_column=_bytes())
+    state: str
+    created_at: int = Field(sa_column=_millis())
+    block_number: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    gas_used: int = Field(default=0, sa_column=_money())
+
+
+class Lease(SQLModel, table=True):
+    """Who may run the scheduled work, until when."""
+
+    name: str = Field(primary_key=True)
+    holder: str
+    until: int = Field(sa_column=_millis())
+
+
+class ModelRow(SQLModel, table=True):
+    """A model of the catalog."""
+
+    __tablename__ = "model"
+
+    id: bytes = Field(sa_column=_bytes(primary=True))
+    name: str = Field(unique=True)
+    manifest: bytes = Field(sa_column=_bytes())
+    admitted_at: int = Field(sa_column=_millis())
+
+
+class NodeRow(SQLModel, table=True):
+    """What is remembered of a node between connections."""
+
+    __tablename__ = "node"
+
+    address: str = Field(primary_key=True)
+    operator: str = Field(index=True)
+    first_seen: int = Field(sa_column=_millis())
+    last_seen: int = Field(sa_column=_millis())
+    region: str = ""
+    hardware: str = ""
+    software: str = ""
+    jobs_done: int = Field(default=0, sa_column=_money())
+    jobs_failed: int = Field(default=0, sa_column=_money())
+    suspended: bool = False
+
+
+class SignInNonce(SQLModel, table=True):
+    """A nonce for Sign-In with Ethereum; used once."""
+
+    __tablename__ = "sign_in_nonce"
+
+    nonce: str = Field(primary_key=True)
+    expires_at: int = Field(sa_column=_millis())
+
+
+class Session(SQLModel, table=True):
+    """A signed-in person; only the SHA-256 of the token is kept."""
+
+    hash: bytes = Field(sa_column=_bytes(primary=True))
+    account_id: str
+    expires_at: int = Field(sa_column=_millis())
+
+
+class EmailToken(SQLModel, table=True):
+    """A mailed link; only the SHA-256 of its token is kept. purpose: verify, sign_in."""
+
+    __tablename__ = "email_token"
+
+    hash: bytes = Field(sa_column=_bytes(primary=True))
+    account_id: str
+    purpose: str
+    expires_at: int = Field(sa_column=_millis())

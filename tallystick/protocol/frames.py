@@ -1,0 +1,270 @@
+"""Frames between a coordinator and a node: msgpack, one websocket message carries a list of them.
+
+    coordinator                     node
+    Challenge            ──────▶
+                         ◀──────    Hello (signs the challenge)
+    Welcome | Goodbye    ──────▶
+    BlobRequest          ──────▶                      (a tokenizer that the coordinator has not seen yet)
+                         ◀──────    Blob …
+    Job                  ──────▶
+                         ◀──────    Tokens …
+                         ◀──────    Finished | Failed
+    ReceiptTaken         ──────▶
+    Acknowledged         ──────▶                      (when work has matured)
+    Heartbeat            ◀─────▶    Heartbeat, Offers, Draining
+
+Unknown fields are tolerated, so that a newer peer may add some; unknown types are refused.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from tallystick.protocol.ids import Address
+from tallystick.protocol.parameters import Parameters
+from tallystick.protocol.receipts import SignedReceipt
+
+PROTOCOL_VERSION: Final = 1
+MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
+MAX_FRAMES: Final = 4096
+BLOB_CHUNK_BYTES: Final = 512 * 1024
+
+
+class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
+    """The root of all frames; `t` tells them apart."""
+
+
+class Challenge(Frame, tag="challenge"):
+    """What a node must sign to prove its key, and whose coordinator this is."""
+
+    version: int
+    nonce: bytes
+    coordinator: Address
+    chain_id: int
+    ledger: Address
+    stake: Address
+    fee_bps: int
+    software: str
+
+
+class ModelOffer(msgspec.Struct, frozen=True, kw_only=True):
+    """A model that a node serves, and at what price (nano-dollars per token)."""
+
+    name: str
+    model_id: bytes
+    manifest: bytes
+    input_price: int
+    output_price: int
+    slots: int
+    paused: bool = False
+
+
+class Hello(Frame, tag="hello"):
+    """Who the node is. `signature` is over `hello_digest(challenge)` by the node key."""
+
+    version: int
+    software: str
+    node: Address
+    operator: Address
+    signature: bytes
+    models: tuple[ModelOffer, ...]
+    region: str = ""
+    hardware: str = ""
+    engine: str = ""
+
+
+class Welcome(Frame, tag="welcome"):
+    """The node is in; it sends a Heartbeat at least every `heartbeat_ms`."""
+
+    session: bytes
+    heartbeat_ms: int
+    block_number: int
+    epoch: int
+
+
+class Goodbye(Frame, tag="goodbye"):
+    """The connection ends, and why; `retry` says whether trying again can help."""
+
+    code: str
+    message: str
+    retry: bool
+
+
+class Heartbeat(Frame, tag="heartbeat"):
+    """A sign of life. The coordinator's carries the chain's height and its epoch, the node's its load."""
+
+    at_ms: int
+    block_number: int = 0
+    epoch: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+class Offers(Frame, tag="offers"):
+    """The node's models and prices, anew and whole."""
+
+    models: tuple[ModelOffer, ...]
+
+
+class Draining(Frame, tag="draining"):
+    """The node takes no new jobs and will leave when the running ones end."""
+
+
+class BlobRequest(Frame, tag="blob_request"):
+    """Asks for a file of a manifest by its SHA-256."""
+
+    sha256: bytes
+
+
+class Blob(Frame, tag="blob"):
+    """A piece of a file, at most BLOB_CHUNK_BYTES; `total` 0 means the node does not have it."""
+
+    sha256: bytes
+    offset: int
+    total: int
+    data: bytes
+
+
+class Job(Frame, tag="job"):
+    """One attempt at a job.
+
+    `prompt_ids` are the canonical prompt; `prompt_text` is the same for engines that take text. `resume_ids` were
+    drawn (and signed for, or not) by earlier nodes, so the first new token has position `first_position`, which is
+    `len(resume_ids)`; `resume_text_bytes` of their text are delivered already. `bill_prompt` says whether this
+    part's receipt bills the prompt. `top_logprobs` −1 means that no likelihoods are wanted.
+    """
+
+    job_id: bytes
+    attempt: int
+    model_id: bytes
+    account: Address
+    prompt_ids: tuple[int, ...]
+    prompt_text: str
+    salt: bytes
+    parameters: Parameters
+    job_seed: bytes
+    resume_ids: tuple[int, ...] = ()
+    resume_text_bytes: int = 0
+    first_position: int = 0
+    bill_prompt: bool = True
+    input_price: int
+    output_price: int
+    fee_bps: int
+    top_logprobs: int = -1
+    priority: int = 0
+
+
+class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
+    """A token's log-likelihood (natural, at temperature 1) and the likeliest alternatives at its position."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Tokens(Frame, tag="tokens"):
+    """Tokens `position …` of an attempt, and the text that they complete (possibly empty)."""
+
+    job_id: bytes
+    attempt: int
+    position: int
+    ids: tuple[int, ...]
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+class Finished(Frame, tag="finished"):
+    """An attempt has ended; the node signs for its part. `stop` is the stop string that was met, if any."""
+
+    receipt: SignedReceipt
+    stop: str = ""
+
+
+class Failed(Frame, tag="failed"):
+    """An attempt ended without a receipt. `code`: busy, unknown_model, too_long, engine, replay, draining."""
+
+    job_id: bytes
+    attempt: int
+    code: str
+    message: str
+
+
+class Cancel(Frame, tag="cancel"):
+    """Stop an attempt; the node answers with Finished (finish CANCELLED) for what it made."""
+
+    job_id: bytes
+    attempt: int
+
+
+class ReceiptTaken(Frame, tag="receipt_taken"):
+    """The coordinator's signature `Taken(receiptHash, epoch)`: it has the receipt, to settle by that epoch."""
+
+    receipt_id: bytes
+    epoch: int
+    signature: bytes
+
+
+class ReceiptRefused(Frame, tag="receipt_refused"):
+    """The coordinator will not take a receipt, and why; the node keeps it as evidence and stops resending it."""
+
+    receipt_id: bytes
+    reason: str
+
+
+class Acknowledged(Frame, tag="acknowledged"):
+    """A cheque: the coordinator's signature under what the operator has earned so far."""
+
+    account: Address
+    epoch: int
+    earned: int
+    signature: bytes
+
+
+AnyFrame = (
+    Challenge
+    | Hello
+    | Welcome
+    | Goodbye
+    | Heartbeat
+    | Offers
+    | Draining
+    | BlobRequest
+    | Blob
+    | Job
+    | Tokens
+    | Finished
+    | Failed
+    | Cancel
+    | ReceiptTaken
+    | ReceiptRefused
+    | Acknowledged
+)
+
+
+class BadFrame(ValueError):
+    """A message that is not a list of known frames within the size limits; the peer is at fault."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(list[AnyFrame])
+
+
+def encode_frames(frames: Sequence[AnyFrame]) -> bytes:
+    """Return one websocket message that carries `frames` in order."""
+    return _encoder.encode(frames)
+
+
+def decode_frames(message: bytes) -> list[AnyFrame]:
+    """Return the frames in a websocket message.
+
+    Raises BadFrame for an oversized message, too many frames, an unknown type or a wrong field.
+    """
+    if len(message) > MAX_MESSAGE_BYTES:
+        raise BadFrame(f"a message of {len(message)} bytes exceeds the limit of {MAX_MESSAGE_BYTES}")
+    try:
+        frames = _decoder.decode(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadFrame(f"not a list of frames: {error}") from error
+    if len(frames) > MAX_FRAMES:
+        raise BadFrame(f"{len(frames)} frames in one message exceed the limit of {MAX_FRAMES}")
+    return frames
