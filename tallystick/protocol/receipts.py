@@ -7,7 +7,7 @@ from enum import IntEnum
 
 import msgspec
 
-from tallystick.protocol.ids import Address
+from tallystick.protocol.ids import WireAddress, WireBytes32, WireSignature, WireU8, WireU16, WireU32, WireU63
 from tallystick.protocol.money import BPS, NanoUsd, TokenCount, charge, market_fee_up
 
 
@@ -24,50 +24,55 @@ class Finish(IntEnum):
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
     """What the coordinator offered a node; two receipts for one offer with different results are equivocation."""
 
-    job_id: bytes
-    attempt: int
-    prompt_commitment: bytes
-    parameters_hash: bytes
-    job_seed: bytes
-    first_position: int
-    input_price: int
-    output_price: int
+    job_id: WireBytes32
+    attempt: WireU32
+    prompt_commitment: WireBytes32
+    parameters_hash: WireBytes32
+    job_seed: WireBytes32
+    first_position: WireU32
+    input_price: WireU63
+    output_price: WireU63
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """One node's part of one job. Hashes are 32 bytes, prices nano-dollars per token, times milliseconds."""
 
-    job_id: bytes
-    attempt: int
-    offer_hash: bytes
-    account: Address
-    node: Address
-    model_id: bytes
-    parameters_hash: bytes
-    job_seed: bytes
-    prompt_commitment: bytes
-    output_commitment: bytes
-    prompt_tokens: int
-    output_tokens: int
-    first_position: int
-    finish: int
-    text_bytes: int
-    sketch_root: bytes
-    numerics_class: bytes
-    input_price: int
-    output_price: int
-    fee_bps: int
-    started_at: int
-    finished_at: int
-    block_number: int
-    nonce: bytes
+    job_id: WireBytes32
+    attempt: WireU32
+    offer_hash: WireBytes32
+    account: WireAddress
+    node: WireAddress
+    model_id: WireBytes32
+    parameters_hash: WireBytes32
+    job_seed: WireBytes32
+    prompt_commitment: WireBytes32
+    output_commitment: WireBytes32
+    prompt_tokens: WireU32
+    output_tokens: WireU32
+    first_position: WireU32
+    finish: WireU8
+    text_bytes: WireU32
+    sketch_root: WireBytes32
+    numerics_class: WireBytes32
+    input_price: WireU63
+    output_price: WireU63
+    fee_bps: WireU16
+    started_at: WireU63
+    finished_at: WireU63
+    block_number: WireU63
+    nonce: WireBytes32
 
 
 class SignedReceipt(msgspec.Struct, frozen=True, kw_only=True):
     """A receipt and the 65-byte signature (r, s, v) of its node."""
 
     receipt: Receipt
-    signature: bytes
+    signature: WireSignature
+
+
+def offer_of(receipt: Receipt) -> Offer:
+    """Return the offer that the receipt says it answers; its hash must be the receipt's `offer_hash`."""
+    return Offer(**{name: getattr(receipt, name) for name in Offer.__struct_fields__})
 
 
 def receipt_charge(receipt: Receipt) -> NanoUsd:

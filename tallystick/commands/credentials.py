@@ -1,0 +1,91 @@
+"""Where a consumer's command line keeps what it needs: the market's address, the API key, the wallet.
+
+All of it is in `$TALLYSTICK_HOME` (`~/.tallystick`): `credentials.json` readable by its owner alone, and
+`wallet.json`, an encrypted Ethereum keystore.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import typer
+from eth_account import Account as EthAccount
+
+from tallystick.commands.console import CommandFailed
+from tallystick.protocol.keys import SigningKey
+
+DEFAULT_URL = "http://127.0.0.1:8080/v1"
+
+
+def home() -> Path:
+    """Return the directory of this person's files."""
+    return Path(os.environ.get("TALLYSTICK_HOME", "~/.tallystick")).expanduser()
+
+
+@dataclass(slots=True)
+class Credentials:
+    """What `account sign-up` and `account sign-in` remember."""
+
+    base_url: str = DEFAULT_URL
+    api_key: str = ""
+    session: str = ""
+    rpc_url: str = ""
+
+
+def load_credentials() -> Credentials:
+    """Return what is stored, overridden by TALLYSTICK_URL, TALLYSTICK_API_KEY and TALLYSTICK_RPC_URL."""
+    path = home() / "credentials.json"
+    stored = Credentials(**json.loads(path.read_text())) if path.exists() else Credentials()
+    stored.base_url = os.environ.get("TALLYSTICK_URL", stored.base_url)
+    stored.api_key = os.environ.get("TALLYSTICK_API_KEY", stored.api_key)
+    stored.rpc_url = os.environ.get("TALLYSTICK_RPC_URL", stored.rpc_url)
+    return stored
+
+
+def save_credentials(credentials: Credentials) -> None:
+    """Store `credentials`, readable by their owner alone."""
+    write_private(home() / "credentials.json", json.dumps(asdict(credentials), indent=2))
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that was never readable by others, not even while it was new."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    fresh = path.with_suffix(path.suffix + ".new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def passphrase(path: Path | None, *, confirm: bool = False) -> str:
+    """Return the passphrase from a file, from TALLYSTICK_PASSPHRASE, or asked for at the terminal."""
+    if path is not None:
+        return path.read_text().strip()
+    if given := os.environ.get("TALLYSTICK_PASSPHRASE"):
+        return given
+    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm))
+
+
+def store_wallet(key: SigningKey, secret: str) -> Path:
+    """Encrypt `key` under `secret` and return the keystore's path.
+
+    Raises CommandFailed rather than overwrite a wallet, since there may be money behind it.
+    """
+    path = home() / "wallet.json"
+    if path.exists():
+        raise CommandFailed(f"{path} exists already; move it away first, there may be money behind it")
+    write_private(path, json.dumps(EthAccount.encrypt(key.secret, secret)))
+    return path
+
+
+def load_wallet(secret: str) -> SigningKey:
+    """Return the wallet's key. Raises CommandFailed if there is none or the passphrase is wrong."""
+    path = home() / "wallet.json"
+    if not path.exists():
+        raise CommandFailed(f"there is no wallet at {path}; make one with: tallystick account create-wallet")
+    try:
+        return SigningKey(bytes(EthAccount.decrypt(json.loads(path.read_text()), secret)))
+    except ValueError as error:
+        raise CommandFailed(f"the passphrase does not open {path}") from error

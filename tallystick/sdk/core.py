@@ -1,0 +1,131 @@
+"""Every call of the SDK as a generator: it yields requests, is sent the responses, and returns the result.
+
+Two small drivers in `tallystick.client`, one blocking and one asynchronous, run the same generators.
+"""
+
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tallystick.consents import Consent, ConsentBook, check_answer, default_directory
+from tallystick.protocol.eip712 import Domain, receipt_digest
+from tallystick.protocol.ids import Address, to_address, to_hex
+from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.rendering import receipt_from_json
+from tallystick.protocol.receipts import SignedReceipt
+from tallystick.sdk.answers import Answer, TallystickError, answer_from_json, chat_body
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP call, relative to the base URL."""
+
+    method: str
+    path: str
+    body: Any = None
+    params: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """Its outcome: a status, headers in lower case, and the decoded JSON."""
+
+    status: int
+    headers: dict[str, str]
+    body: Any
+
+
+Call = Generator[Request, Response, T]
+
+
+def fetch(request: Request) -> Call[Any]:
+    """Make one request and return its JSON. Raises TallystickError for any status over 299."""
+    response = yield request
+    raise_for_status(response.status, response.headers, response.body)
+    return response.body
+
+
+def raise_for_status(status: int, headers: dict[str, str], body: Any) -> None:
+    """Raise TallystickError with the coordinator's own words unless `status` means success."""
+    if status < 300:
+        return
+    error = body.get("error") if isinstance(body, dict) else None
+    retry_after = headers.get("retry-after")
+    raise TallystickError(
+        status, error or f"HTTP {status}", retry_after=float(retry_after) if retry_after else None
+    )
+
+
+class Core:
+    """What both clients know: where, who, and the wallet key, if there is one."""
+
+    def __init__(self, *, key: SigningKey | None, account: str | None, consent_directory: Path | None) -> None:
+        self.key = key
+        self.account: Address | None = None
+        if key is not None:
+            self.account = to_address(account) if account else key.address
+        self._directory = consent_directory or default_directory()
+        self._book: ConsentBook | None = None
+
+    def chat(self, model: str, messages: Any, options: dict[str, Any]) -> Call[Answer]:
+        """Return the answer to a chat, with a consent signed for it when there is a key."""
+        body = chat_body(model, messages, stream=False, options=options)
+        given = yield from fetch(Request("POST", "/chat/completions", body))
+        answer = answer_from_json(given)
+        yield from self.consent_to(answer)
+        return answer
+
+    def consent_to(self, answer: Answer) -> Call[Consent | None]:
+        """Check the answer's receipts, sign for them and hand the consent in; None without a key.
+
+        Raises ReceiptRejected if a receipt is not what the answer said.
+        """
+        if self.key is None or self.account is None or not answer.receipt_ids:
+            return None
+        book = yield from self.book()
+        receipts = yield from self.receipts_of(answer)
+        check_answer(
+            receipts,
+            domain=book.domain,
+            account=self.account,
+            job_id=answer.job_id,
+            charge=answer.charge,
+            tokens=answer.tokens,
+        )
+        consent = book.sign_for(receipts)
+        yield from fetch(Request("POST", "/consents", consent.to_json()))
+        answer.consent = consent
+        return consent
+
+    def receipts_of(self, answer: Answer) -> Call[list[SignedReceipt]]:
+        """Return the signed receipts of an answer; each is the one that its id names.
+
+        Raises TallystickError if the coordinator gives another one.
+        """
+        book = yield from self.book()
+        receipts = []
+        for receipt_id in answer.receipt_ids:
+            body = yield from fetch(Request("GET", f"/receipts/{receipt_id}"))
+            signed = receipt_from_json(body)
+            if to_hex(receipt_digest(book.domain, signed.receipt)) != receipt_id:
+                raise TallystickError(0, f"the coordinator gave another receipt than {receipt_id}")
+            receipts.append(signed)
+        return receipts
+
+    def book(self) -> Call[ConsentBook]:
+        """Return the account's consent book, asking once which chain and contract the market is on.
+
+        Raises ValueError without a wallet key.
+        """
+        if self._book is None:
+            if self.key is None or self.account is None:
+                raise ValueError("this client has no wallet key, so it signs no consents")
+            market = yield from fetch(Request("GET", "/market"))
+            domain = Domain(chain_id=int(market["chain_id"]), contract=to_address(market["contracts"]["ledger"]))
+            self._book = ConsentBook(
+                domain=domain, account=self.account, key=self.key, directory=self._directory
+            )
+        return self._book
