@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from tallystick.protocol.ids import Address
+from tallystick.protocol.ids import WireAddress, WireBytes32, WireSignature, WireU16, WireU32, WireU63
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import SignedReceipt
 
@@ -35,16 +35,16 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
     """The root of all frames; `t` tells them apart."""
 
 
-class Challenge(Frame, tag="challenge"):
+class Challenge(Frame, tag="challenge", frozen=True, kw_only=True):
     """What a node must sign to prove its key, and whose coordinator this is."""
 
     version: int
-    nonce: bytes
-    coordinator: Address
-    chain_id: int
-    ledger: Address
-    stake: Address
-    fee_bps: int
+    nonce: WireBytes32
+    coordinator: WireAddress
+    chain_id: WireU63
+    ledger: WireAddress
+    stake: WireAddress
+    fee_bps: WireU16
     software: str
 
 
@@ -52,38 +52,38 @@ class ModelOffer(msgspec.Struct, frozen=True, kw_only=True):
     """A model that a node serves, and at what price (nano-dollars per token)."""
 
     name: str
-    model_id: bytes
+    model_id: WireBytes32
     manifest: bytes
-    input_price: int
-    output_price: int
-    slots: int
+    input_price: WireU63
+    output_price: WireU63
+    slots: WireU32
     paused: bool = False
 
 
-class Hello(Frame, tag="hello"):
+class Hello(Frame, tag="hello", frozen=True, kw_only=True):
     """Who the node is. `signature` is over `hello_digest(challenge)` by the node key."""
 
     version: int
     software: str
-    node: Address
-    operator: Address
-    signature: bytes
+    node: WireAddress
+    operator: WireAddress
+    signature: WireSignature
     models: tuple[ModelOffer, ...]
     region: str = ""
     hardware: str = ""
     engine: str = ""
 
 
-class Welcome(Frame, tag="welcome"):
+class Welcome(Frame, tag="welcome", frozen=True, kw_only=True):
     """The node is in; it sends a Heartbeat at least every `heartbeat_ms`."""
 
     session: bytes
-    heartbeat_ms: int
-    block_number: int
-    epoch: int
+    heartbeat_ms: WireU32
+    block_number: WireU63
+    epoch: WireU63
 
 
-class Goodbye(Frame, tag="goodbye"):
+class Goodbye(Frame, tag="goodbye", frozen=True, kw_only=True):
     """The connection ends, and why; `retry` says whether trying again can help."""
 
     code: str
@@ -91,66 +91,66 @@ class Goodbye(Frame, tag="goodbye"):
     retry: bool
 
 
-class Heartbeat(Frame, tag="heartbeat"):
+class Heartbeat(Frame, tag="heartbeat", frozen=True, kw_only=True):
     """A sign of life. The coordinator's carries the chain's height and its epoch, the node's its load."""
 
-    at_ms: int
-    block_number: int = 0
-    epoch: int = 0
-    running: int = 0
-    waiting: int = 0
+    at_ms: WireU63
+    block_number: WireU63 = 0
+    epoch: WireU63 = 0
+    running: WireU32 = 0
+    waiting: WireU32 = 0
 
 
-class Offers(Frame, tag="offers"):
+class Offers(Frame, tag="offers", frozen=True, kw_only=True):
     """The node's models and prices, anew and whole."""
 
     models: tuple[ModelOffer, ...]
 
 
-class Draining(Frame, tag="draining"):
+class Draining(Frame, tag="draining", frozen=True):
     """The node takes no new jobs and will leave when the running ones end."""
 
 
-class BlobRequest(Frame, tag="blob_request"):
+class BlobRequest(Frame, tag="blob_request", frozen=True, kw_only=True):
     """Asks for a file of a manifest by its SHA-256."""
 
-    sha256: bytes
+    sha256: WireBytes32
 
 
-class Blob(Frame, tag="blob"):
+class Blob(Frame, tag="blob", frozen=True, kw_only=True):
     """A piece of a file, at most BLOB_CHUNK_BYTES; `total` 0 means the node does not have it."""
 
-    sha256: bytes
-    offset: int
-    total: int
+    sha256: WireBytes32
+    offset: WireU63
+    total: WireU63
     data: bytes
 
 
-class Job(Frame, tag="job"):
+class Job(Frame, tag="job", frozen=True, kw_only=True):
     """One attempt at a job.
 
-    `prompt_ids` are the canonical prompt; `prompt_text` is the same for engines that take text. `resume_ids` were
-    drawn (and signed for, or not) by earlier nodes, so the first new token has position `first_position`, which is
-    `len(resume_ids)`; `resume_text_bytes` of their text are delivered already. `bill_prompt` says whether this
-    part's receipt bills the prompt. `top_logprobs` −1 means that no likelihoods are wanted.
+    `prompt_ids` are the canonical prompt; `prompt_text` is the same for engines that take text. `resume_ids`
+    were drawn (and signed for, or not) by earlier nodes; the first new token has position `first_position`, which
+    is `len(resume_ids)`; `resume_text_bytes` of their text are delivered already. `bill_prompt` says
+    whether this part's receipt bills the prompt. `top_logprobs` −1 means that no likelihoods are wanted.
     """
 
-    job_id: bytes
-    attempt: int
-    model_id: bytes
-    account: Address
-    prompt_ids: tuple[int, ...]
+    job_id: WireBytes32
+    attempt: WireU32
+    model_id: WireBytes32
+    account: WireAddress
+    prompt_ids: tuple[WireU32, ...]
     prompt_text: str
-    salt: bytes
+    salt: WireBytes32
     parameters: Parameters
-    job_seed: bytes
-    resume_ids: tuple[int, ...] = ()
-    resume_text_bytes: int = 0
-    first_position: int = 0
+    job_seed: WireBytes32
+    resume_ids: tuple[WireU32, ...] = ()
+    resume_text_bytes: WireU32 = 0
+    first_position: WireU32 = 0
     bill_prompt: bool = True
-    input_price: int
-    output_price: int
-    fee_bps: int
+    input_price: WireU63
+    output_price: WireU63
+    fee_bps: WireU16
     top_logprobs: int = -1
     priority: int = 0
 
@@ -159,65 +159,65 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's log-likelihood (natural, at temperature 1) and the likeliest alternatives at its position."""
 
     logprob: float
-    top: tuple[tuple[int, float], ...] = ()
+    top: tuple[tuple[WireU32, float], ...] = ()
 
 
-class Tokens(Frame, tag="tokens"):
+class Tokens(Frame, tag="tokens", frozen=True, kw_only=True):
     """Tokens `position …` of an attempt, and the text that they complete (possibly empty)."""
 
-    job_id: bytes
-    attempt: int
-    position: int
-    ids: tuple[int, ...]
+    job_id: WireBytes32
+    attempt: WireU32
+    position: WireU32
+    ids: tuple[WireU32, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
 
 
-class Finished(Frame, tag="finished"):
+class Finished(Frame, tag="finished", frozen=True, kw_only=True):
     """An attempt has ended; the node signs for its part. `stop` is the stop string that was met, if any."""
 
     receipt: SignedReceipt
     stop: str = ""
 
 
-class Failed(Frame, tag="failed"):
+class Failed(Frame, tag="failed", frozen=True, kw_only=True):
     """An attempt ended without a receipt. `code`: busy, unknown_model, too_long, engine, replay, draining."""
 
-    job_id: bytes
-    attempt: int
+    job_id: WireBytes32
+    attempt: WireU32
     code: str
     message: str
 
 
-class Cancel(Frame, tag="cancel"):
+class Cancel(Frame, tag="cancel", frozen=True, kw_only=True):
     """Stop an attempt; the node answers with Finished (finish CANCELLED) for what it made."""
 
-    job_id: bytes
-    attempt: int
+    job_id: WireBytes32
+    attempt: WireU32
 
 
-class ReceiptTaken(Frame, tag="receipt_taken"):
-    """The coordinator's signature `Taken(receiptHash, epoch)`: it has the receipt, to settle by that epoch."""
+class ReceiptTaken(Frame, tag="receipt_taken", frozen=True, kw_only=True):
+    """The coordinator's signature `Taken(receiptHash, epoch)`: it is to settle the receipt by that epoch."""
 
-    receipt_id: bytes
-    epoch: int
-    signature: bytes
+    receipt_id: WireBytes32
+    epoch: WireU63
+    signature: WireSignature
 
 
-class ReceiptRefused(Frame, tag="receipt_refused"):
-    """The coordinator will not take a receipt, and why; the node keeps it as evidence and stops resending it."""
+class ReceiptRefused(Frame, tag="receipt_refused", frozen=True, kw_only=True):
+    """The coordinator will not take a receipt, and why; the node keeps it and stops resending it."""
 
-    receipt_id: bytes
+    receipt_id: WireBytes32
     reason: str
 
 
-class Acknowledged(Frame, tag="acknowledged"):
+class Acknowledged(Frame, tag="acknowledged", frozen=True, kw_only=True):
     """A cheque: the coordinator's signature under what the operator has earned so far."""
 
-    account: Address
-    epoch: int
-    earned: int
-    signature: bytes
+    account: WireAddress
+    epoch: WireU63
+    earned: WireU63
+    signature: WireSignature
 
 
 AnyFrame = (

@@ -11,8 +11,8 @@ GREEDY_TEMPERATURE: Final = 0
 class Parameters(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=False):
     """Sampling parameters of one job; fractions are in millionths.
 
-    `temperature` 0 means the most likely token, the lowest id winning a tie. `top_k` 0 means the protocol's cap
-    (256). Penalties are over generated tokens only. `logit_bias` is sorted by token id.
+    `temperature` 0 means the most likely token, the lowest id winning a tie. `top_k` 0 means the protocol's
+    cap (256). Penalties are over generated tokens only. `logit_bias` is sorted by token id.
     """
 
     temperature: int = MILLION

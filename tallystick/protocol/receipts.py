@@ -22,7 +22,7 @@ class Finish(IntEnum):
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
-    """What the coordinator offered a node; two receipts for one offer with different results are equivocation."""
+    """What the coordinator offered a node; two different receipts for one offer are equivocation."""
 
     job_id: WireBytes32
     attempt: WireU32
