@@ -13,7 +13,6 @@ import typer
 from eth_account import Account as EthAccount
 
 from tallystick.commands.console import CommandFailed
-from tallystick.protocol.keys import SigningKey
 
 DEFAULT_URL = "http://127.0.0.1:8080/v1"
 
@@ -68,24 +67,24 @@ def passphrase(path: Path | None, *, confirm: bool = False) -> str:
     return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm))
 
 
-def store_wallet(key: SigningKey, secret: str) -> Path:
-    """Encrypt `key` under `secret` and return the keystore's path.
+def store_wallet(secret: bytes, words: str) -> Path:
+    """Encrypt the 32-byte `secret` under the passphrase `words` and return the keystore's path.
 
     Raises CommandFailed rather than overwrite a wallet, since there may be money behind it.
     """
     path = home() / "wallet.json"
     if path.exists():
         raise CommandFailed(f"{path} exists already; move it away first, there may be money behind it")
-    write_private(path, json.dumps(EthAccount.encrypt(key.secret, secret)))
+    write_private(path, json.dumps(EthAccount.encrypt(secret, words)))
     return path
 
 
-def load_wallet(secret: str) -> SigningKey:
-    """Return the wallet's key. Raises CommandFailed if there is none or the passphrase is wrong."""
+def load_wallet(words: str) -> bytes:
+    """Return the wallet's 32-byte secret. Raises CommandFailed if there is none or the passphrase is wrong."""
     path = home() / "wallet.json"
     if not path.exists():
         raise CommandFailed(f"there is no wallet at {path}; make one with: tallystick account create-wallet")
     try:
-        return SigningKey(bytes(EthAccount.decrypt(json.loads(path.read_text()), secret)))
+        return bytes(EthAccount.decrypt(json.loads(path.read_text()), words))
     except ValueError as error:
         raise CommandFailed(f"the passphrase does not open {path}") from error

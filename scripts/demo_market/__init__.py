@@ -1,0 +1,1 @@
+"""The demo: real parts, started as their users would start them."""

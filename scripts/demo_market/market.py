@@ -1,0 +1,161 @@
+"""Starts a coordinator with a local chain and some providers, and opens a consumer with a wallet."""
+
+import argparse
+import json
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from rich.console import Console
+
+from scripts.demo_market.processes import Processes, command, free_port
+
+CONSUMER_DEPOSIT = "5.00"
+CONSUMER_RIGHT = "1.00"
+PROVIDER_STAKE = "100"
+
+
+@dataclass(slots=True)
+class Market:
+    """A market that is up, and the one consumer of the demo."""
+
+    base_url: str
+    api_key: str
+    user_id: str
+    email: str
+    rpc_url: str
+    contracts: dict[str, str]
+    providers: list[dict[str, str]]
+    model: str
+    consumer: str
+    consumer_home: str
+    passphrase: str
+    deposit: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `--json` writes."""
+        return asdict(self)
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables with which `tallystick account …` acts as the demo's consumer."""
+        return {
+            "TALLYSTICK_HOME": self.consumer_home,
+            "TALLYSTICK_PASSPHRASE": self.passphrase,
+            "TALLYSTICK_URL": self.base_url,
+        }
+
+
+def start_market(processes: Processes, options: argparse.Namespace, directory: Path, console: Console) -> Market:
+    """Start all parts and return the market once a consumer with money can ask its providers."""
+    ready = start_coordinator(processes, options, directory, console)
+    providers = start_providers(processes, options, directory, ready, console)
+    model = wait_for_model(processes, ready["base_url"], len(providers), console)
+    return open_consumer(directory, ready, providers, model, console)
+
+
+def start_coordinator(
+    processes: Processes, options: argparse.Namespace, directory: Path, console: Console
+) -> dict[str, Any]:
+    """Start chain, contracts and coordinator; return what the coordinator wrote when it was ready."""
+    port, rpc_port = free_port(options.port), free_port(8545)
+    ready = directory / "ready.json"
+    ready.unlink(missing_ok=True)
+    processes.start(
+        "coordinator",
+        ["up", "--local", "--data-dir", str(directory / "coordinator"), "--port", str(port)]
+        + ["--rpc-port", str(rpc_port), "--epoch-seconds", str(options.epoch_seconds)]
+        + ["--maturity-seconds", "5", "--json", str(ready)],
+    )
+    with console.status("Chain, contracts, coordinator …"):
+        processes.wait_for("the coordinator's start", lambda: ready.exists() or None)
+    told: dict[str, Any] = json.loads(ready.read_text())
+    console.print(f"[green]✓[/green] coordinator at {told['base_url']}, chain {told['chain_id']} at {told['rpc_url']}")
+    return told
+
+
+def start_providers(
+    processes: Processes, options: argparse.Namespace, directory: Path, ready: dict[str, Any], console: Console
+) -> list[dict[str, str]]:
+    """Set up, stake and start the provider agents; return their addresses and homes."""
+    providers = []
+    secret = directory / "providers.passphrase"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_urlsafe(16))
+    for number in range(1, options.providers + 1):
+        home = directory / f"provider-{number}"
+        common = ["--home", str(home), "--passphrase-file", str(secret)]
+        with console.status(f"Provider {number}: keys, stake, model …"):
+            if not home.exists():
+                init_provider(common, ready, options, number)
+            told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
+        processes.start(f"provider-{number}", ["provider", "run", *common])
+        providers.append({"operator": told["operator"], "node": told["node"], "home": str(home)})
+        console.print(f"[green]✓[/green] provider {number}: operator {told['operator']} staked ${PROVIDER_STAKE}")
+    return providers
+
+
+def init_provider(common: list[str], ready: dict[str, Any], options: argparse.Namespace, number: int) -> None:
+    """Make one provider's keys and give its operator test money."""
+    told = command(
+        ["provider", "init", *common, "--coordinator", ready["base_url"], "--engine", "transformers"]
+        + ["--model", options.model, "--threads", "1", "--slots", "4", "--region", f"local-{number}"]
+    )
+    command(
+        ["account", "faucet", "--address", told["operator"], "--amount", PROVIDER_STAKE],
+        {"TALLYSTICK_URL": ready["base_url"]},
+    )
+
+
+def wait_for_model(processes: Processes, base_url: str, nodes: int, console: Console) -> str:
+    """Return the id of the model once all nodes serve it."""
+
+    def served() -> str | None:
+        listed = httpx.get(f"{base_url}/nodes").json()["data"]
+        live = [node for node in listed if node["models"]]
+        return str(live[0]["models"][0]["name"]) if len(live) >= nodes else None
+
+    with console.status("Providers load the model (the first time it is converted and cached) …"):
+        model: str = processes.wait_for("the providers' start", served, 280)
+    console.print(f"[green]✓[/green] {nodes} providers serve {model}")
+    return model
+
+
+def open_consumer(
+    directory: Path, ready: dict[str, Any], providers: list[dict[str, str]], model: str, console: Console
+) -> Market:
+    """Open an account by wallet, deposit with a permit, authorize a dollar and make an API key."""
+    home = directory / "consumer"
+    secret = directory / "consumer.passphrase"
+    if not secret.exists():
+        secret.touch(mode=0o600)
+        secret.write_text(secrets.token_urlsafe(16))
+    who = {
+        "TALLYSTICK_HOME": str(home),
+        "TALLYSTICK_PASSPHRASE": secret.read_text(),
+        "TALLYSTICK_URL": ready["base_url"],
+    }
+    with console.status("A consumer: wallet, deposit with a permit, a dollar authorized, an API key …"):
+        if not (home / "wallet.json").exists():
+            command(["account", "create-wallet"], who)
+        wallet = command(["account", "wallet"], who)["address"]
+        command(["account", "faucet", "--address", wallet, "--amount", CONSUMER_DEPOSIT], who)
+        deposit = command(["account", "deposit", CONSUMER_DEPOSIT, "--authorize", CONSUMER_RIGHT, "--yes"], who)
+        signed_in = command(["account", "sign-in", "--key-name", "demo"], who)
+    console.print(f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}")
+    return Market(
+        base_url=ready["base_url"],
+        api_key=signed_in["api_key"],
+        user_id=signed_in["account_id"],
+        email="",
+        rpc_url=ready["rpc_url"],
+        contracts=ready["contracts"],
+        providers=providers,
+        model=model,
+        consumer=wallet,
+        consumer_home=str(home),
+        passphrase=secret.read_text(),
+        deposit=deposit,
+    )
