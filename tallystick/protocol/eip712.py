@@ -1,9 +1,9 @@
 """The EIP-712 digests that wallets, nodes and the coordinator sign, packed by hand.
 
 A digest is keccak256(0x1901 ‖ domain separator ‖ keccak256(type hash ‖ fields, 32 bytes each)). The
-domain's contract is the Ledger for everything but NodeConsent, whose domain is the Stake contract's. The type hashes
-are computed once and each struct is packed in one call, twenty times faster than a general encoder; the tests
-hold it to one.
+domain's contract is the Ledger for everything but NodeConsent, whose domain is the Stake contract's. The
+type hashes are computed once and each struct is packed in one call, twenty times faster than a general
+encoder; the tests hold it to one.
 """
 
 from functools import cached_property
