@@ -1,0 +1,248 @@
+"""A connection to a chain's node: reads, simulations, broadcasts; its errors are translated here, once."""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from aiohttp import ClientError, ClientTimeout
+from web3 import AsyncHTTPProvider, AsyncWeb3
+from web3.exceptions import (
+    BlockNotFound,
+    ContractLogicError,
+    TransactionNotFound,
+    Web3Exception,
+    Web3RPCError,
+)
+
+from tallystick.evm.abi import Artifact, Log, load_artifact, read_revert
+from tallystick.evm.errors import NodeUnreachable, Reverted
+from tallystick.evm.transactions import Fees
+from tallystick.protocol.ids import Address, to_address, to_hex
+
+T = TypeVar("T")
+BlockId = int | str
+"""A height, or `latest`, `pending`."""
+
+_TIMEOUT_S: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block's place and time (seconds since 1970)."""
+
+    number: int
+    hash: bytes
+    timestamp: int
+    base_fee: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call of a contract that is ready to be simulated or sent; `value` is in wei, `to` None deploys."""
+
+    to: Address | None
+    data: bytes
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """A transaction that is in a block, and whether it succeeded there."""
+
+    transaction: bytes
+    block_number: int
+    block_hash: bytes
+    gas_used: int
+    succeeded: bool
+    contract: Address | None
+    """The contract that it deployed, if it did."""
+
+
+class Connection:
+    """One chain's node. Raises Reverted for a contract's refusal and NodeUnreachable for everything else."""
+
+    def __init__(self, web3: AsyncWeb3[Any], chain_id: int) -> None:
+        self.web3 = web3
+        self.chain_id = chain_id
+
+    async def close(self) -> None:
+        """Close the connections that are kept open."""
+        await self.web3.provider.disconnect()
+
+    async def block(self, which: BlockId = "latest") -> Block | None:
+        """Return a block, or None if there is none at that height (yet, or any more)."""
+        try:
+            found = await _translated(self.web3.eth.get_block(which))  # type: ignore[arg-type]
+        except BlockNotFound:
+            return None
+        return Block(found["number"], bytes(found["hash"]), found["timestamp"], found.get("baseFeePerGas", 0))
+
+    async def call(self, call: Call, *, sender: Address | None = None, at: BlockId = "latest") -> bytes:
+        """Return what a call gives, changing nothing. Raises Reverted."""
+        return bytes(await _translated(self.web3.eth.call(_request(call, sender), at)))  # type: ignore[arg-type]
+
+    async def estimate_gas(self, call: Call, sender: Address) -> int:
+        """Return the gas that a call takes now. Raises Reverted."""
+        return await _translated(self.web3.eth.estimate_gas(_request(call, sender)))
+
+    async def fees(self) -> Fees:
+        """Return fees with which a transaction gets in although the base fee doubles."""
+        latest = await self.block()
+        priority = await _translated(self.web3.eth.max_priority_fee)
+        return Fees(2 * (latest.base_fee if latest else 0) + priority, priority)
+
+    async def nonce(self, sender: Address, at: BlockId = "pending") -> int:
+        """Return how many transactions of `sender` are in blocks, or with `pending` also those that wait."""
+        return await _translated(self.web3.eth.get_transaction_count(_sum(sender), at))  # type: ignore[arg-type]
+
+    async def gas_money(self, address: Address) -> int:
+        """Return what the address has to pay gas with, in wei."""
+        return await _translated(self.web3.eth.get_balance(_sum(address)))
+
+    async def has_code(self, address: Address) -> bool:
+        """Return whether there is a contract at the address."""
+        return bool(await _translated(self.web3.eth.get_code(_sum(address))))
+
+    async def broadcast(self, raw: bytes) -> None:
+        """Hand a signed transaction to the node; one that it has already is no error.
+
+        Raises Reverted, NodeUnreachable.
+        """
+        try:
+            await _translated(self.web3.eth.send_raw_transaction(raw))
+        except NodeUnreachable as error:
+            if not any(known in error.text.lower() for known in ("already known", "already imported")):
+                raise
+
+    async def mined(self, transaction: bytes) -> Mined | None:
+        """Return where a transaction was mined, or None if it is not in a block."""
+        try:
+            found = await _translated(self.web3.eth.get_transaction_receipt(transaction))  # type: ignore[arg-type]
+        except TransactionNotFound:
+            return None
+        address = found.get("contractAddress")
+        return Mined(
+            bytes(found["transactionHash"]),
+            found["blockNumber"],
+            bytes(found["blockHash"]),
+            found["gasUsed"],
+            found["status"] == 1,
+            to_address(address) if address else None,
+        )
+
+    async def logs(
+        self, contracts: Mapping[Address, Artifact], first: int, last: int, topics: Sequence[bytes] = ()
+    ) -> list[Log]:
+        """Return the contracts' events in the blocks `first` … `last`, in order; `topics` narrows them."""
+        asked: dict[str, Any] = {"address": [_sum(one) for one in contracts]}
+        asked |= {"fromBlock": first, "toBlock": last}
+        if topics:
+            asked["topics"] = [[to_hex(one) for one in topics]]
+        found = await _translated(self.web3.eth.get_logs(asked))  # type: ignore[arg-type]
+        read = (_read_log(contracts, one) for one in found)
+        return sorted((one for one in read if one), key=lambda one: (one.block_number, one.index))
+
+    async def rpc(self, method: str, *parameters: Any) -> Any:
+        """Return the result of any JSON-RPC method (`anvil_mine`, say). Raises NodeUnreachable."""
+        answer = await _translated(self.web3.provider.make_request(method, parameters))
+        if "error" in answer:
+            raise NodeUnreachable(f"{method}: {answer['error']}")
+        return answer["result"]
+
+
+class Contract:
+    """A contract at an address, as its artifact describes it."""
+
+    def __init__(self, connection: Connection, address: Address, artifact: Artifact | str) -> None:
+        self.address = address
+        self.artifact = load_artifact(artifact) if isinstance(artifact, str) else artifact
+        self._connection = connection
+
+    def prepare(self, function: str, *arguments: Any) -> Call:
+        """Return a call that can be simulated or sent."""
+        return Call(self.address, self.artifact.encode(function, arguments))
+
+    async def read(self, function: str, *arguments: Any, at: BlockId = "latest") -> Any:
+        """Return what a view gives: one value, or a tuple of several. Raises Reverted, NodeUnreachable."""
+        answer = await self._connection.call(self.prepare(function, *arguments), at=at)
+        if not answer:
+            raise NodeUnreachable(f"there is no {self.artifact.name} at {self.address} on this chain")
+        return self.artifact.function(function).unpack_outputs(answer)
+
+
+async def connect(rpc_url: str) -> Connection:
+    """Return a connection to the node at `rpc_url`. Raises NodeUnreachable."""
+    provider = AsyncHTTPProvider(rpc_url, request_kwargs={"timeout": ClientTimeout(total=_TIMEOUT_S)})
+    web3: AsyncWeb3[Any] = AsyncWeb3(provider)
+    try:
+        chain_id = await _translated(web3.eth.chain_id)
+    except NodeUnreachable as error:
+        await provider.disconnect()
+        raise NodeUnreachable(f"no chain answers at {rpc_url}: {error.text}") from error
+    return Connection(web3, chain_id)
+
+
+@asynccontextmanager
+async def connected(rpc_url: str) -> AsyncIterator[Connection]:
+    """Give a connection that is closed at the end. Raises NodeUnreachable."""
+    connection = await connect(rpc_url)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _translated(answer: Awaitable[T]) -> T:
+    """Return the answer; Reverted and NodeUnreachable stand for what web3 and aiohttp raise."""
+    try:
+        return await answer
+    except (TransactionNotFound, BlockNotFound):
+        raise
+    except ContractLogicError as error:
+        raise _revert_of(error) from error
+    except Web3RPCError as error:
+        raise NodeUnreachable(_message_of(error)) from error
+    except (Web3Exception, ClientError, TimeoutError, OSError) as error:
+        raise NodeUnreachable(f"the chain's node does not answer: {error!r}") from error
+
+
+def _revert_of(error: ContractLogicError) -> Reverted:
+    data = error.data.get("data", "") if isinstance(error.data, dict) else error.data
+    text = data if isinstance(data, str) and data.startswith("0x") else "0x"
+    return read_revert(bytes.fromhex(text[2:]), error.message or "execution reverted")
+
+
+def _message_of(error: Web3RPCError) -> str:
+    response = error.rpc_response
+    inner = response.get("error") if response else None
+    return str(inner.get("message")) if isinstance(inner, dict) else str(error)
+
+
+def _request(call: Call, sender: Address | None) -> Any:
+    fields: dict[str, Any] = {"data": to_hex(call.data), "value": call.value}
+    if call.to is not None:
+        fields["to"] = _sum(call.to)
+    if sender is not None:
+        fields["from"] = _sum(sender)
+    return fields
+
+
+def _read_log(contracts: Mapping[Address, Artifact], found: Any) -> Log | None:
+    address = to_address(found["address"])
+    read = contracts[address].decode_log([bytes(one) for one in found["topics"]], bytes(found["data"]))
+    if read is None:
+        return None
+    return Log(
+        contract=address,
+        event=read[0],
+        fields=read[1],
+        block_number=found["blockNumber"],
+        block_hash=bytes(found["blockHash"]),
+        transaction=bytes(found["transactionHash"]),
+        index=found["logIndex"],
+    )
+
+
+def _sum(address: Address) -> Any:
+    return AsyncWeb3.to_checksum_address(address)
