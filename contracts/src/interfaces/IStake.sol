@@ -90,6 +90,8 @@ interface IStake {
     error Stake_NotLocked(address operator);
     error Stake_NotCourt(address caller, address court);
     error Stake_CourtAlreadySet(address court);
+    /// @notice The past is asked for, and this second is not over.
+    error Stake_NotPast(uint64 time);
 
     // --------------------------------------------------------------------------------------------------------- Operators
 
@@ -186,7 +188,7 @@ interface IStake {
     /// @notice The operator of a node (0: none ever), and the node's status.
     function operatorOf(address node) external view returns (address operator, NodeStatus status);
 
-    /// @notice An operator's stake in nano-dollars, and when what is leaving can be paid at the earliest (0: never asked).
+    /// @notice An operator's stake in nano-dollars, and when what is leaving can be paid at the earliest (0: nothing is).
     function stakeOf(address operator) external view returns (uint64 active, uint64 leaving, uint64 payableAt);
 
     /// @notice How many cases are open against the operator.
@@ -202,6 +204,9 @@ interface IStake {
     function eligibleUntil(address operator) external view returns (uint64);
 
     /// @notice `eligibleSince` as it stood at the end of a second that is over. Nothing done later changes it.
+    ///
+    /// Requirements:
+    /// - `time` must be in the past.
     function eligibleSinceAt(address operator, uint64 time) external view returns (uint64);
 
     /// @notice Whether the operator is eligible and declares the model.
@@ -211,6 +216,8 @@ interface IStake {
     function servingSince(address operator, bytes32 modelId) external view returns (uint64);
 
     /// @notice `servingSince` as it stood at the end of a second that is over. Nothing done later changes it.
+    ///
+    /// Requirements: those of `eligibleSinceAt`.
     function servingSinceAt(address operator, bytes32 modelId, uint64 time) external view returns (uint64);
 
     /// @notice How many operators were ever eligible. The list of them only grows, and its order never changes.
