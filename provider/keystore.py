@@ -1,0 +1,66 @@
+"""The agent's two keys, each in an encrypted Ethereum keystore.
+
+The operator's key (cold) stakes, claims and leaves; the node's key (hot) signs receipts while the agent runs.
+They are separate files, so that a machine that only serves need not have the operator's.
+"""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Literal
+
+from eth_account import Account as EthAccount
+
+from tallystick.protocol.ids import Address, to_address
+from tallystick.protocol.keys import SigningKey
+
+Role = Literal["operator", "node"]
+
+
+class KeyUnavailable(Exception):
+    """A key cannot be had: no file, or a wrong passphrase."""
+
+
+def key_path(home: Path, role: Role) -> Path:
+    """Return where the key of `role` is kept."""
+    return home / "keys" / f"{role}.json"
+
+
+def make_key(home: Path, role: Role, passphrase: str) -> Address:
+    """Make a key, store it encrypted, and return its address.
+
+    Raises FileExistsError rather than overwrite a key, since there may be a stake behind it.
+    """
+    return import_key(home, role, secrets.token_bytes(32), passphrase)
+
+
+def import_key(home: Path, role: Role, secret: bytes, passphrase: str) -> Address:
+    """Store a key that exists already; see `make_key`. Raises ValueError if `secret` is not a key."""
+    address = SigningKey(secret).address
+    path = key_path(home, role)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        json.dump(EthAccount.encrypt(secret, passphrase), file)
+    return address
+
+
+def load_key(home: Path, role: Role, passphrase: str) -> SigningKey:
+    """Return a stored key. Raises KeyUnavailable, saying which file and why."""
+    path = key_path(home, role)
+    try:
+        return SigningKey(bytes(EthAccount.decrypt(json.loads(path.read_text()), passphrase)))
+    except FileNotFoundError as error:
+        raise KeyUnavailable(f"there is no {role} key at {path}") from error
+    except ValueError as error:
+        raise KeyUnavailable(f"the passphrase does not open {path}") from error
+
+
+def address_of(home: Path, role: Role) -> Address:
+    """Return a stored key's address, without its passphrase. Raises KeyUnavailable if there is no such file."""
+    path = key_path(home, role)
+    try:
+        return to_address("0x" + json.loads(path.read_text())["address"].removeprefix("0x"))
+    except FileNotFoundError as error:
+        raise KeyUnavailable(f"there is no {role} key at {path}") from error
