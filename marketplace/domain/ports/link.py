@@ -4,7 +4,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from tallystick.protocol.frames import AnyFrame, Failed, Finished, Job, Tokens
+from tallystick.protocol.frames import (
+    AnyFrame,
+    Failed,
+    Finished,
+    Hello,
+    Job,
+    ModelOffer,
+    ReceiptRefused,
+    ReceiptTaken,
+    Tokens,
+)
 from tallystick.protocol.ids import Address, ModelId
 from tallystick.protocol.money import NanoUsd
 
@@ -44,7 +54,10 @@ class NodeLost(Exception):
 
 
 class JobStream(Protocol):
-    """The frames of one attempt. Iteration ends after Finished or Failed; it raises NodeLost when the node goes."""
+    """The frames of one attempt.
+
+    Iteration ends after Finished or Failed; it raises NodeLost when the node goes.
+    """
 
     def __aiter__(self) -> AsyncIterator[Tokens | Finished | Failed]: ...
 
@@ -54,6 +67,9 @@ class JobStream(Protocol):
     def close(self) -> None:
         """Forget the attempt; frames that still come are dropped."""
 
+    def interrupt(self, reason: str) -> None:
+        """Make the iteration raise NodeLost after the frames that are here already."""
+
 
 class ProviderLink(Protocol):
     """The hub of connected nodes."""
@@ -61,8 +77,40 @@ class ProviderLink(Protocol):
     def nodes(self) -> Sequence[NodeView]:
         """Return the connected nodes."""
 
+    def serving(self, model_id: ModelId) -> Sequence[NodeView]:
+        """Return the connected nodes that ask a price for `model_id`, whatever their state."""
+
     async def open(self, node: Address, job: Job) -> JobStream:
         """Send `job` to `node`. Raises NodeLost if it is not there."""
 
     async def send(self, operator: Address, frame: AnyFrame) -> int:
         """Send `frame` to all of the operator's connected nodes; return how many got it."""
+
+    def tell(self, node: Address, frame: AnyFrame) -> bool:
+        """Send `frame` to one node; return whether it is connected."""
+
+    async def fetch_blob(self, node: Address, sha256: bytes, *, limit: int) -> bytes:
+        """Return a file of a manifest from `node`, its hash checked; `limit` is in bytes.
+
+        Raises NodeLost if the node goes, BlobRefused if it has none, a larger one or another one.
+        """
+
+
+class BlobRefused(Exception):
+    """A node did not give the file it was asked for."""
+
+
+class NodeWatcher(Protocol):
+    """Who wants to know what nodes do besides their jobs. None of these may block."""
+
+    def joined(self, node: NodeView, hello: Hello) -> None:
+        """A node has proved its key and is connected."""
+
+    def offered(self, node: Address, models: Sequence[ModelOffer]) -> None:
+        """A connected node has named its models and prices anew."""
+
+    def left(self, node: Address) -> None:
+        """A node is gone."""
+
+    async def late_receipt(self, node: Address, finished: Finished) -> ReceiptTaken | ReceiptRefused | None:
+        """Answer a receipt of an attempt that nobody waits for any more; None says nothing to the node."""

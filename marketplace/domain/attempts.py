@@ -1,0 +1,202 @@
+"""A job's answer as it grows over one or more attempts, each at one node. Pure but for growing.
+
+Answer  ◀── absorbs ──  Attempt 0 (node A: tokens 0–15, lost)
+        ◀── absorbs ──  Attempt 1 (node B: goes on at 16, signs for 16–…)
+"""
+
+from dataclasses import dataclass, field
+
+from marketplace.domain.catalog import CatalogModel
+from marketplace.domain.jobs import AcceptedJob, Delta
+from marketplace.domain.ports.link import NodeView
+from tallystick.models.tokenizer import BadTokenizer
+from tallystick.protocol.commitments import parameters_hash, prompt_commitment
+from tallystick.protocol.eip712 import offer_hash
+from tallystick.protocol.frames import Job, Tokens
+from tallystick.protocol.parameters import Parameters
+from tallystick.protocol.receipts import Finish, Offer
+
+MAX_TEXT_BYTES_PER_TOKEN = 1024
+
+
+class Misbehaved(Exception):
+    """The node broke the rules of the attempt; what it says is worth nothing from here on."""
+
+
+@dataclass(slots=True)
+class Answer:
+    """What the consumer has been given so far."""
+
+    ids: list[int] = field(default_factory=list)
+    text: str = ""
+    text_bytes: int = 0
+    prompt_billed: bool = False
+
+    def absorb(self, attempt: "Attempt") -> None:
+        """Add what an attempt delivered."""
+        self.ids += attempt.ids
+        self.text += attempt.text
+        self.text_bytes += attempt.text_bytes
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One node's try at a job, and what it has delivered."""
+
+    job: Job
+    node: NodeView
+    prompt_commitment: bytes
+    parameters_hash: bytes
+    offer_hash: bytes
+    sent_at_ms: int
+    sent_at_block: int
+    text_before: str
+    ids: list[int] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    text_bytes: int = 0
+    first_token_at_ms: int | None = None
+    cancelled: bool = False
+    """Whether the coordinator asked the node to stop."""
+
+    @property
+    def text(self) -> str:
+        """The text that this attempt delivered."""
+        return "".join(self.texts)
+
+    def accept(self, frame: Tokens) -> Delta:
+        """Add a frame and return what it delivers.
+
+        Raises Misbehaved for tokens out of order, beyond what was asked for, or without content.
+        """
+        job = self.job
+        due = job.first_position + len(self.ids)
+        if frame.position != due:
+            raise Misbehaved(f"tokens at position {frame.position} came where {due} was due")
+        if due + len(frame.ids) > job.parameters.max_tokens:
+            raise Misbehaved(f"more than the {job.parameters.max_tokens} tokens that were asked for")
+        if not frame.ids and not frame.text:
+            raise Misbehaved("a frame without tokens and text")
+        if job.top_logprobs >= 0 and len(frame.logprobs) != len(frame.ids):
+            raise Misbehaved(f"{len(frame.logprobs)} likelihoods for {len(frame.ids)} tokens")
+        self.text_bytes += len(frame.text) if frame.text.isascii() else len(frame.text.encode())
+        if self.text_bytes > MAX_TEXT_BYTES_PER_TOKEN * (job.parameters.max_tokens + 1):
+            raise Misbehaved("more text than its tokens can stand for")
+        self.ids += frame.ids
+        self.texts.append(frame.text)
+        logprobs = frame.logprobs if job.top_logprobs >= 0 else ()
+        return Delta(frame.ids, frame.text, logprobs, self.node.address)
+
+
+@dataclass(frozen=True, slots=True)
+class Commitments:
+    """The hashes that all attempts at a job share."""
+
+    prompt: bytes
+    parameters: bytes
+
+
+def commitments_of(accepted: AcceptedJob) -> Commitments:
+    """Return what every offer for the job commits to."""
+    request = accepted.request
+    return Commitments(
+        prompt_commitment(accepted.salt, request.prompt_ids), parameters_hash(request.parameters)
+    )
+
+
+def next_attempt(
+    accepted: AcceptedJob,
+    answer: Answer,
+    commitments: Commitments,
+    *,
+    number: int,
+    node: NodeView,
+    now_ms: int,
+    block_number: int,
+) -> Attempt:
+    """Return the attempt that goes on where the answer stands, with the frame that starts it."""
+    request = accepted.request
+    job = Job(
+        job_id=accepted.id,
+        attempt=number,
+        model_id=request.model_id,
+        account=request.payer,
+        prompt_ids=request.prompt_ids,
+        prompt_text=request.prompt_text,
+        salt=accepted.salt,
+        parameters=request.parameters,
+        job_seed=accepted.seed,
+        resume_ids=tuple(answer.ids),
+        resume_text_bytes=answer.text_bytes,
+        first_position=len(answer.ids),
+        bill_prompt=not answer.prompt_billed,
+        input_price=accepted.input_price,
+        output_price=accepted.output_price,
+        fee_bps=accepted.fee_bps,
+        top_logprobs=request.top_logprobs,
+        priority=request.priority,
+    )
+    offer = Offer(
+        job_id=job.job_id,
+        attempt=number,
+        prompt_commitment=commitments.prompt,
+        parameters_hash=commitments.parameters,
+        job_seed=job.job_seed,
+        first_position=job.first_position,
+        input_price=job.input_price,
+        output_price=job.output_price,
+    )
+    return Attempt(
+        job=job,
+        node=node,
+        prompt_commitment=commitments.prompt,
+        parameters_hash=commitments.parameters,
+        offer_hash=offer_hash(offer),
+        sent_at_ms=now_ms,
+        sent_at_block=block_number,
+        text_before=answer.text,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """How an answer ends that is complete as it stands, and the text that is still to be delivered."""
+
+    finish: Finish
+    stop: str
+    rest: str
+
+
+def as_whole(answer: Answer, parameters: Parameters, model: CatalogModel, prompt_tokens: int) -> Whole | None:
+    """Return how the answer ends if it needs no further token; a node may be lost after its last one.
+
+    None if tokens are missing, or if the text is not that of the ids.
+    """
+    if model.tokenizer is None or not answer.ids:
+        return None
+    try:
+        text = model.tokenizer.decode(answer.ids)
+    except BadTokenizer:
+        return None
+    stop = first_stop(text, parameters.stop)
+    if stop:
+        finish, text = Finish.STOP_STRING, text[: text.index(stop)]
+    elif answer.ids[-1] in model.eos_ids:
+        finish = Finish.EOS
+    elif len(answer.ids) >= room(parameters, model, prompt_tokens):
+        finish = Finish.LENGTH
+    else:
+        return None
+    if not text.startswith(answer.text):
+        return None
+    return Whole(finish, stop, text[len(answer.text) :])
+
+
+def first_stop(text: str, stops: tuple[str, ...]) -> str:
+    """Return the stop string that `text` completes first, the longest of several; empty if there is none."""
+    met = [(at + len(stop), -len(stop), stop) for stop in stops if stop and (at := text.find(stop)) >= 0]
+    return min(met)[2] if met else ""
+
+
+def room(parameters: Parameters, model: CatalogModel, prompt_tokens: int) -> int:
+    """Return how many tokens the whole answer may have."""
+    return min(parameters.max_tokens, model.context_length - prompt_tokens)

@@ -1,0 +1,1 @@
+"""How the coordinator and its nodes talk: over websockets, or in one process."""
