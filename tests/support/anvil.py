@@ -17,10 +17,12 @@ from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NanoUsd
 
 OWNER, COORDINATOR = 0, 1
-"""Anvil's accounts that own the contracts and run the market; tests take others for consumers and operators."""
+"""Anvil's accounts that own the contracts and run the market; consumers and operators are others."""
 
 USD = 1_000_000_000
-LONG_TERMS = replace(LOCAL_TERMS, epoch_length=100, settlement_lag=100, thaw=400, bond_release=400)
+LONG_TERMS = replace(
+    LOCAL_TERMS, epoch_length=100, settlement_lag=100, thaw=400, bond_release=400, unbonding=400
+)
 """Terms under which nothing ends by itself while a test runs; tests move the chain's clock."""
 
 
