@@ -202,7 +202,7 @@ def frames_vectors() -> Json:
 
 
 def sampler_vectors() -> Json:
-    """Philox known answers, noise words and their g, and choices from written-out logits (float32, little endian)."""
+    """Philox known answers, noise words and their g, and choices from written-out logits (float32)."""
     seed = samples.bytes32("job seed")
     positions, ids = (0, 1, 255, 2**32 - 1), (0, 1, 2, 49151, 2**32 - 1)
     words = philox.noise_words(seed, [[position] for position in positions], ids)

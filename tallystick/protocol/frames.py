@@ -38,7 +38,7 @@ class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
 class Challenge(Frame, tag="challenge", frozen=True, kw_only=True):
     """What a node must sign to prove its key, and whose coordinator this is."""
 
-    version: int
+    version: WireU32
     nonce: WireBytes32
     coordinator: WireAddress
     chain_id: WireU63
@@ -63,7 +63,7 @@ class ModelOffer(msgspec.Struct, frozen=True, kw_only=True):
 class Hello(Frame, tag="hello", frozen=True, kw_only=True):
     """Who the node is. `signature` is over `hello_digest(challenge)` by the node key."""
 
-    version: int
+    version: WireU32
     software: str
     node: WireAddress
     operator: WireAddress

@@ -5,15 +5,12 @@ The steps and their numbers are those of the package's docstring.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tallystick.protocol.parameters import MILLION, Parameters
+from tallystick.protocol.parameters import MILLION, TOP_K_CAP, Parameters
 from tallystick.protocol.sampler.philox import gumbel, noise_words
-
-TOP_K_CAP: Final = 256
 
 Logits = NDArray[np.float32]
 Scores = NDArray[np.float64]
