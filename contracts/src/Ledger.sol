@@ -13,6 +13,7 @@ import {EIP712} from "@openzeppelin/contracts/utils/cryptography/EIP712.sol";
 import {MessageHashUtils} from "@openzeppelin/contracts/utils/cryptography/MessageHashUtils.sol";
 
 import {ILedger} from "./interfaces/ILedger.sol";
+import {Books} from "./libraries/Books.sol";
 import {Rows} from "./libraries/Rows.sol";
 import {Vouchers} from "./libraries/Vouchers.sol";
 
@@ -56,7 +57,7 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     uint64 public immutable settlementLag;
     uint64 public immutable bondRelease;
 
-    mapping(address account => Account) private _accounts;
+    mapping(address account => Books) private _books;
     mapping(address account => Exit) private _exits;
     mapping(address account => Payout) private _payouts;
     mapping(address account => mapping(address key => bool)) public isConsentKey;
@@ -117,10 +118,10 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
 
     /// @inheritdoc ILedger
     function authorize(uint64 authorized) external {
-        Account storage account = _accounts[msg.sender];
-        if (authorized < account.authorized) revert Ledger_RightGoesBack(authorized, account.authorized);
+        Books books = _books[msg.sender];
+        if (authorized < books.authorized()) revert Ledger_RightGoesBack(authorized, books.authorized());
 
-        account.authorized = authorized;
+        _books[msg.sender] = books.withAuthorized(authorized);
         emit Authorized(msg.sender, authorized);
     }
 
@@ -148,15 +149,15 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         if (block.timestamp < exit.payableAt) revert Ledger_StillThawing(msg.sender, exit.payableAt);
 
         // Effects.
-        Account memory account = _accounts[msg.sender];
-        uint64 units = (exit.amount < account.balance ? exit.amount : account.balance) / SCALE;
+        Books books = _books[msg.sender];
+        uint64 units = (exit.amount < books.balance() ? exit.amount : books.balance()) / SCALE;
         uint64 amount = units * SCALE;
-        account.balance -= amount;
-        if (account.balance < SCALE && account.authorized != account.spent) {
-            account.authorized = account.spent;
-            emit Authorized(msg.sender, account.spent);
+        books = books.minusBalance(amount);
+        if (books.balance() < SCALE && books.authorized() != books.spent()) {
+            books = books.withAuthorized(books.spent());
+            emit Authorized(msg.sender, books.spent());
         }
-        _accounts[msg.sender] = account;
+        _books[msg.sender] = books;
         delete _exits[msg.sender];
         emit Withdrawn(msg.sender, units, amount);
 
@@ -212,7 +213,7 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     function claim(address account) external nonReentrant {
         // Checks.
         Payout memory payout = _payouts[account];
-        uint64 unclaimed = _accounts[account].earned - payout.claimed;
+        uint64 unclaimed = _books[account].earned() - payout.claimed;
         uint64 units = unclaimed / SCALE;
         if (units == 0) revert Ledger_NothingToClaim(account, unclaimed);
 
@@ -242,15 +243,15 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         if (epoch >= signsBefore[signer]) revert Ledger_ChequeForged(account, epoch, signer);
         uint256 overdueAfter = epochEnd(epoch) + settlementLag;
         if (epoch >= _progress.epoch && block.timestamp <= overdueAfter) revert Ledger_NotCashableYet(epoch, overdueAfter);
-        uint64 recorded = _accounts[account].earned;
-        if (earned <= recorded) revert Ledger_NothingToCash(account, earned, recorded);
-        uint64 owed = earned - recorded;
+        Books books = _books[account];
+        if (earned <= books.earned()) revert Ledger_NothingToCash(account, earned, books.earned());
+        uint64 owed = earned - books.earned();
         if (bond == 0) revert Ledger_BondEmpty(account, owed);
 
         // Effects.
         uint64 paid = owed < bond ? owed : bond;
         bond -= paid;
-        _accounts[account].earned = recorded + paid;
+        _books[account] = books.plusEarned(paid);
         emit Cashed(account, epoch, earned, paid, owed - paid);
     }
 
@@ -307,7 +308,7 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
 
     /// @inheritdoc ILedger
     function accountOf(address account) external view returns (Account memory) {
-        return _accounts[account];
+        return _books[account].open();
     }
 
     /// @inheritdoc ILedger
@@ -369,14 +370,15 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     }
 
     function _credit(address to, uint64 amount, uint64 authorized) private {
-        Account memory account = _accounts[to];
-        account.balance = _sum(account.balance, amount);
-        if (authorized > account.authorized) {
-            account.authorized = authorized;
+        Books books = _books[to];
+        uint64 balance = _sum(books.balance(), amount);
+        books = books.plusBalance(amount);
+        if (authorized > books.authorized()) {
+            books = books.withAuthorized(authorized);
             emit Authorized(to, authorized);
         }
-        _accounts[to] = account;
-        emit Deposited(to, msg.sender, amount, account.balance);
+        _books[to] = books;
+        emit Deposited(to, msg.sender, amount, balance);
     }
 
     function _sum(uint64 a, uint64 b) private pure returns (uint64) {
@@ -396,9 +398,13 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     ) private returns (uint64 pool) {
         Progress memory progress = _progress;
         _checkTurn(progress, epoch, chunk);
-        uint64 moved = _applyCharges(charges, consents);
-        pool = _applyPayouts(payouts, _sum(progress.pool, moved));
-        emit ChunkSettled(epoch, chunk, uint32(charges.length), uint32(payouts.length), moved);
+        uint256 moved = _applyCharges(charges, consents);
+        uint256 before = progress.pool + moved;
+        if (before > type(uint64).max) revert Ledger_TooMuch(before);
+        // Bounded by the line above.
+        // forge-lint: disable-next-line(unsafe-typecast)
+        pool = _applyPayouts(payouts, uint64(before));
+        emit ChunkSettled(epoch, chunk, uint32(charges.length), uint32(payouts.length), uint64(moved));
     }
 
     function _checkTurn(Progress memory progress, uint64 epoch, uint32 chunk) private view {
@@ -410,20 +416,24 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     }
 
     /// @dev Returns how much moved from the accounts' balances.
-    function _applyCharges(bytes32[] calldata charges, ConsentSignature[] calldata consents) private returns (uint64 moved) {
+    function _applyCharges(bytes32[] calldata charges, ConsentSignature[] calldata consents)
+        private
+        returns (uint256 moved)
+    {
         bytes32 domainSeparator = _domainSeparatorV4();
         uint256 used = 0;
         for (uint256 row = 0; row < charges.length; ++row) {
             bytes32 charge = charges[row];
-            Account memory books = _accounts[charge.account()];
+            address account = charge.account();
+            Books books = _books[account];
             if (_isWithConsent(charge, row)) {
-                if (used == consents.length) revert Ledger_ConsentMissing(row, charge.account());
-                _checkConsent(domainSeparator, row, charge.account(), consents[used]);
-                if (consents[used].spent > books.authorized) books.authorized = consents[used].spent;
-                ++used;
+                if (used == consents.length) revert Ledger_ConsentMissing(row, account);
+                uint64 consented = _checkedConsent(domainSeparator, row, account, consents[used++]);
+                if (consented > books.authorized()) books = books.withAuthorized(consented);
             }
-            moved = _sum(moved, _charge(books, charge, row));
-            _accounts[charge.account()] = books;
+            uint64 amount = _chargeable(books, charge, row);
+            moved += amount;
+            _books[account] = books.charged(amount);
         }
         if (used != consents.length) revert Ledger_ConsentsLeft(used, consents.length);
     }
@@ -434,42 +444,43 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         return flags == Rows.WITH_CONSENT;
     }
 
-    function _checkConsent(bytes32 domainSeparator, uint256 row, address account, ConsentSignature calldata consent)
+    /// @dev Returns up to where the account consents to be charged.
+    function _checkedConsent(bytes32 domainSeparator, uint256 row, address account, ConsentSignature calldata consent)
         private
         view
+        returns (uint64 spent)
     {
-        bytes32 digest = MessageHashUtils.toTypedDataHash(domainSeparator, Vouchers.consent(account, consent.spent));
+        spent = consent.spent;
+        bytes32 digest = MessageHashUtils.toTypedDataHash(domainSeparator, Vouchers.consent(account, spent));
         (address signer,,) = ECDSA.tryRecover(digest, consent.r, consent.vs);
         // An invalid signature recovers 0, which a row may name as its account.
         if (signer == address(0) || (signer != account && !isConsentKey[account][signer])) {
-            revert Ledger_ConsentForged(row, account, consent.spent, signer);
+            revert Ledger_ConsentForged(row, account, spent, signer);
         }
     }
 
-    /// @dev Applies a charge to an account's books in memory. Returns how much it moves.
-    function _charge(Account memory books, bytes32 charge, uint256 row) private pure returns (uint64 amount) {
+    /// @dev Returns how much a charge moves, if balance and right allow it.
+    function _chargeable(Books books, bytes32 charge, uint256 row) private pure returns (uint64 amount) {
         uint64 spent = charge.amount();
-        if (spent < books.spent) revert Ledger_ChargeGoesBack(row, charge.account(), spent, books.spent);
-        if (spent > books.authorized) revert Ledger_ChargeBeyondRight(row, charge.account(), spent, books.authorized);
-        amount = spent - books.spent;
-        if (amount > books.balance) revert Ledger_ChargeBeyondBalance(row, charge.account(), amount, books.balance);
-        books.balance -= amount;
-        books.spent = spent;
+        if (spent < books.spent()) revert Ledger_ChargeGoesBack(row, charge.account(), spent, books.spent());
+        if (spent > books.authorized()) revert Ledger_ChargeBeyondRight(row, charge.account(), spent, books.authorized());
+        amount = spent - books.spent();
+        if (amount > books.balance()) revert Ledger_ChargeBeyondBalance(row, charge.account(), amount, books.balance());
     }
 
     /// @dev Returns what is left of the pool.
     function _applyPayouts(bytes32[] calldata payouts, uint64 pool) private returns (uint64) {
         for (uint256 row = 0; row < payouts.length; ++row) {
-            address to = payouts[row].account();
-            uint64 earned = payouts[row].amount();
-            uint32 flags = payouts[row].flags();
-            if (flags != 0) revert Ledger_PayoutFlagsUnknown(row, to, flags);
-            uint64 recorded = _accounts[to].earned;
-            if (earned < recorded) revert Ledger_PayoutGoesBack(row, to, earned, recorded);
+            bytes32 payout = payouts[row];
+            if (payout.flags() != 0) revert Ledger_PayoutFlagsUnknown(row, payout.account(), payout.flags());
+            Books books = _books[payout.account()];
+            uint64 earned = payout.amount();
+            uint64 recorded = books.earned();
+            if (earned < recorded) revert Ledger_PayoutGoesBack(row, payout.account(), earned, recorded);
             uint64 amount = earned - recorded;
-            if (amount > pool) revert Ledger_PoolShort(row, to, amount, pool);
+            if (amount > pool) revert Ledger_PoolShort(row, payout.account(), amount, pool);
             pool -= amount;
-            _accounts[to].earned = earned;
+            _books[payout.account()] = books.plusEarned(amount);
         }
         return pool;
     }
