@@ -1,0 +1,125 @@
+"""Opening an account: with an email and credit, or with a wallet and a deposit of one's own."""
+
+import json
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tallystick.commands.console import AsJson, facts, foreseen, show
+from tallystick.commands.credentials import (
+    home,
+    load_wallet,
+    passphrase,
+    save_credentials,
+    store_wallet,
+)
+from tallystick.commands.market import Api
+from tallystick.protocol.ids import to_address, to_bytes32, to_hex
+from tallystick.protocol.keys import SigningKey
+from tallystick.sdk.answers import TallystickError
+from tallystick.signin import SignIn, personal_digest
+
+app = typer.Typer()
+PassphraseFile = Annotated[
+    Path | None,
+    typer.Option("--passphrase-file", help="File with the wallet's passphrase (else TALLYSTICK_PASSPHRASE, or a prompt)."),
+]
+
+
+@app.command("sign-up")
+@foreseen(TallystickError)
+def sign_up(email: Annotated[str, typer.Argument(help="Your email address.")], as_json: AsJson = False) -> None:
+    """Open an account on credit, by email.
+
+    Example: tallystick account sign-up you@example.org
+    """
+    api = Api()
+    told = api.call("POST", "/accounts", {"email": email})
+    if told.get("api_key"):
+        api.credentials.api_key = told["api_key"]
+        save_credentials(api.credentials)
+    show(told, as_json, _opened)
+
+
+@app.command("verify")
+@foreseen(TallystickError)
+def verify(token: Annotated[str, typer.Argument(help="The token of the mailed link.")], as_json: AsJson = False) -> None:
+    """Confirm an email address with the token that was mailed to it; gives the first API key."""
+    api = Api()
+    told = api.call("POST", "/accounts/verify", {"token": token})
+    if told.get("api_key"):
+        api.credentials.api_key = told["api_key"]
+        save_credentials(api.credentials)
+    show(told, as_json, _opened)
+
+
+@app.command("create-wallet")
+@foreseen(ValueError)
+def create_wallet(
+    secret: Annotated[str, typer.Option(help="An existing key (hex) to import instead of a new one.", hidden=True)] = "",
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a wallet: a key pair, encrypted on this machine. Nothing is sent anywhere.
+
+    Example: tallystick account create-wallet
+    """
+    raw = to_bytes32(secret) if secret else secrets.token_bytes(32)
+    words = passphrase(passphrase_file, confirm=True)
+    path = store_wallet(raw, words)
+    show({"address": SigningKey(raw).address, "keystore": str(path)}, as_json, facts)
+
+
+@app.command("wallet")
+@foreseen()
+def wallet(as_json: AsJson = False) -> None:
+    """Show the wallet's address (no passphrase needed)."""
+    path = home() / "wallet.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    address = to_address("0x" + stored["address"].removeprefix("0x")) if stored else None
+    show({"address": address, "keystore": str(path) if stored else None}, as_json, facts)
+
+
+@app.command("sign-in")
+@foreseen(TallystickError)
+def sign_in(
+    key_name: Annotated[str, typer.Option(help="Name of the API key that is made.")] = "command line",
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Sign in with the wallet (EIP-4361) and make an API key. The first time this opens the account.
+
+    Example: tallystick account sign-in
+    """
+    api = Api()
+    secret = load_wallet(passphrase(passphrase_file))
+    session = _session(api, secret)
+    made = api.call("POST", "/keys", {"name": key_name}, token=session["token"])
+    api.credentials.api_key = made["key"]
+    api.credentials.session = session["token"]
+    save_credentials(api.credentials)
+    show(
+        {"account_id": session["account_id"], "address": session["address"], "api_key": made["key"]}, as_json, facts
+    )
+
+
+def _session(api: Api, secret: bytes) -> Any:
+    asked = api.call("GET", "/sessions/nonce")
+    message = SignIn(
+        domain=asked["domain"],
+        address=SigningKey(secret).address,
+        uri=asked["uri"],
+        chain_id=int(asked["chain_id"]),
+        nonce=asked["nonce"],
+        issued_at=datetime.now(UTC),
+        expires_at=datetime.fromisoformat(asked["expires_at"]),
+    ).text()
+    signature = SigningKey(secret).sign_digest(personal_digest(message))
+    return api.call("POST", "/sessions", {"message": message, "signature": to_hex(signature)})
+
+
+def _opened(told: dict[str, Any]) -> Any:
+    return facts({name: value for name, value in told.items() if value is not None})

@@ -1,0 +1,117 @@
+"""What every consumer's command needs: the market's API, and the chain behind it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from tallystick.commands.console import CommandFailed
+from tallystick.commands.credentials import Credentials, load_credentials
+from tallystick.evm import Connection, Contract, Wallet
+from tallystick.evm.connection import connected
+from tallystick.protocol.eip712 import Domain
+from tallystick.protocol.ids import Address, to_address
+from tallystick.protocol.keys import SigningKey
+from tallystick.sdk.answers import TallystickError
+from tallystick.sdk.core import raise_for_status
+
+
+class Api:
+    """The coordinator's API, with this person's credentials."""
+
+    def __init__(self, credentials: Credentials | None = None) -> None:
+        self.credentials = credentials or load_credentials()
+        self._http = httpx.Client(base_url=self.credentials.base_url, timeout=30.0)
+
+    def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any) -> Any:
+        """Return the JSON of one call, made with `token`, else the stored API key or session.
+
+        Raises TallystickError with the coordinator's words, CommandFailed if it cannot be reached.
+        """
+        secret = token or self.credentials.api_key or self.credentials.session
+        headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+        try:
+            given = self._http.request(method, path.lstrip("/"), json=body, params=query, headers=headers)
+        except httpx.HTTPError as error:
+            raise CommandFailed(
+                f"{self.credentials.base_url} cannot be reached ({error}); set TALLYSTICK_URL if it is elsewhere"
+            ) from error
+        answer = _json(given)
+        raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)
+        return answer
+
+    def market(self) -> "MarketInfo":
+        """Return which chain and contracts the market is on."""
+        told = self.call("GET", "/market")
+        contracts = told["contracts"]
+        return MarketInfo(
+            chain_id=int(told["chain_id"]),
+            ledger=to_address(contracts["ledger"]),
+            stake=to_address(contracts["stake"]),
+            token=to_address(contracts["token"]),
+            coordinator=to_address(told["coordinator"]),
+            rpc_url=self.credentials.rpc_url or told.get("rpc_url") or "",
+            is_local=bool(told.get("local")),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MarketInfo:
+    """Where the market's contracts are, and through which node they are reached."""
+
+    chain_id: int
+    ledger: Address
+    stake: Address
+    token: Address
+    coordinator: Address
+    rpc_url: str
+    is_local: bool
+
+    @property
+    def domain(self) -> Domain:
+        """The domain of receipts, consents and cheques."""
+        return Domain(chain_id=self.chain_id, contract=self.ledger)
+
+
+@dataclass(frozen=True, slots=True)
+class OnChain:
+    """The market's contracts through an open connection."""
+
+    connection: Connection
+    ledger: Contract
+    stake: Contract
+    token: Contract
+
+    def wallet(self, secret: bytes) -> Wallet:
+        """Return the sender of a key."""
+        return Wallet(self.connection, SigningKey(secret))
+
+
+@asynccontextmanager
+async def on_chain(market: MarketInfo) -> AsyncIterator[OnChain]:
+    """Give the market's contracts; the connection is closed at the end.
+
+    Raises CommandFailed without an RPC address, or if it serves another chain.
+    """
+    if not market.rpc_url:
+        raise CommandFailed("which node of the chain should be asked? Set TALLYSTICK_RPC_URL to its address")
+    async with connected(market.rpc_url) as connection:
+        if connection.chain_id != market.chain_id:
+            raise CommandFailed(
+                f"{market.rpc_url} serves chain {connection.chain_id}, the market is on {market.chain_id}"
+            )
+        yield OnChain(
+            connection,
+            Contract(connection, market.ledger, "Ledger"),
+            Contract(connection, market.stake, "Stake"),
+            Contract(connection, market.token, "TestUSD"),
+        )
+
+
+def _json(given: httpx.Response) -> Any:
+    try:
+        return given.json()
+    except ValueError as error:
+        raise TallystickError(given.status_code, f"{given.url} did not answer with JSON") from error
