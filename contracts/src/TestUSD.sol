@@ -15,7 +15,7 @@ contract TestUSD is ERC20Permit {
     }
 
     /// @notice The units of a dollar have six digits, as with the large dollar tokens.
-    function decimals() public pure override returns (uint8) {
+    function decimals() public pure virtual override returns (uint8) {
         return 6;
     }
 }
