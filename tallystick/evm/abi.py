@@ -105,6 +105,10 @@ class Artifact:
                 return hashed
         raise KeyError(f"{self.name} has no event {event}")
 
+    def topics(self) -> list[bytes]:
+        """Return the first topics of all events."""
+        return list(self._events)
+
     def encode(self, name: str, arguments: Sequence[Any]) -> bytes:
         """Return the call data of a function."""
         entry = self.function(name)

@@ -1,0 +1,1 @@
+"""The chain behind the ports: `EvmChain` and `EvmSender` over web3, `MemoryChain` in memory for tests."""
