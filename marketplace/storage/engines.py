@@ -31,13 +31,12 @@ def _open(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
 
 
 def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
-    engine = create_engine(
-        url, pool_size=size, max_overflow=0, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 512}
-    )
+    options = {"timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 512}
+    engine = create_engine(url, pool_size=size, max_overflow=0, connect_args=options)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin on its own: savepoints need real transactions
+        connection.isolation_level = None  # the driver must not begin or commit on its own
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")

@@ -3,7 +3,7 @@
 Money moves only in `services/ledger.py`; the rest of the code reads these columns.
 """
 
-from sqlalchemy import BigInteger, Column, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 
@@ -152,18 +152,46 @@ class ReceiptRow(SQLModel, table=True):
     )
 
 
+class AttemptRow(SQLModel, table=True):
+    """A node that was given a job and had not signed for it when the job ended (or when we stopped knowing).
+
+    Without it a receipt that comes late is refused: anybody who saw a job could claim to have worked on it.
+    """
+
+    __tablename__ = "attempt"
+
+    job_id: bytes = Field(sa_column=_bytes(primary=True))
+    attempt: int = Field(primary_key=True)
+    node: str
+    streamed: int | None = None
+    """How many tokens it sent; None if the coordinator stopped before the attempt did."""
+
+
 class Entry(SQLModel, table=True):
     """The journal: append-only, one line per movement. `amount` is signed as the account sees it."""
 
     __tablename__ = "entry"
 
-    id: int | None = Field(default=None, primary_key=True)
+    id: int | None = Field(
+        default=None,
+        sa_column=Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    )
     at: int = Field(sa_column=_millis())
     account_id: str = Field(index=True)
     kind: str
-    """deposit, deposit_undone, grant, grant_revoked, charge, earning, fee, withdrawal, advance, payout …"""
+    """One of `domain.accounts.EntryKind`."""
     amount: int = Field(sa_column=_money())
     reference: str = ""
+
+    __table_args__ = (
+        Index(
+            "ix_entry_grant_once",
+            "reference",
+            unique=True,
+            sqlite_where=text("kind = 'grant' AND reference <> ''"),
+            postgresql_where=text("kind = 'grant' AND reference <> ''"),
+        ),
+    )
 
 
 class EpochRow(SQLModel, table=True):
@@ -187,7 +215,7 @@ class EpochRow(SQLModel, table=True):
 
 
 class SettlementRow(SQLModel, table=True):
-    """One account's line in an epoch. `amount` is cumulative, `before` what the chain had. kind: charge, payout."""
+    """One account's line in an epoch. kind: charge, payout. `amount` is cumulative, `before` the chain's."""
 
     __tablename__ = "settlement_row"
 

@@ -1,0 +1,84 @@
+"""Statements about receipts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from marketplace.storage.prepared import Prepared
+from marketplace.storage.tables import ReceiptRow
+
+R = ReceiptRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
+
+_INSERTED = (
+    "id",
+    "job_id",
+    "attempt",
+    "account_id",
+    "payer_id",
+    "operator_id",
+    "node",
+    "charge",
+    "fee",
+    "body",
+    "taken_at",
+    "taken_epoch",
+    "taken_signature",
+    "matures_at",
+)
+_insert = Prepared(insert(R).values(**{name: bindparam(name) for name in _INSERTED}, matured=False))
+
+
+def add(session: Session, **values: Any) -> None:
+    """Store a taken receipt."""
+    _insert.run(session, **values)
+
+
+def find(session: Session, receipt_id: bytes) -> ReceiptRow | None:
+    """Return a receipt."""
+    return session.scalar(select(ReceiptRow).where(R.c.id == receipt_id))
+
+
+def for_attempt(session: Session, job_id: bytes, attempt: int) -> ReceiptRow | None:
+    """Return the receipt that was taken for one attempt at a job."""
+    return session.scalar(select(ReceiptRow).where(R.c.job_id == job_id, R.c.attempt == attempt))
+
+
+def charged_for_job(session: Session, job_id: bytes) -> int:
+    """Return what all receipts of a job charge, in nano-dollars, whoever pays."""
+    return int(
+        session.scalar(select(func.coalesce(func.sum(R.c.charge), 0)).where(R.c.job_id == job_id)) or 0
+    )
+
+
+def ripe(session: Session, now: int, limit: int) -> Sequence[Any]:
+    """Return (id, payer, operator, charge, fee) of up to `limit` receipts to mature, the oldest first.
+
+    Rows that another process has locked are left to it.
+    """
+    statement = (
+        select(R.c.id, R.c.payer_id, R.c.operator_id, R.c.charge, R.c.fee)
+        .where(R.c.matured.is_(False), R.c.matures_at <= now)
+        .order_by(R.c.matures_at, R.c.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    return session.execute(statement).all()
+
+
+def set_matured(session: Session, receipt_ids: Sequence[bytes]) -> None:
+    """Mark receipts as matured."""
+    for start in range(0, len(receipt_ids), 500):
+        session.execute(update(R).where(R.c.id.in_(receipt_ids[start : start + 500])).values(matured=True))
+
+
+def of_account(session: Session, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptRow]:
+    """Return the account's receipts, the newest first, from the one after `after` on."""
+    statement = select(ReceiptRow).where(R.c.account_id == account_id)
+    last = None if after is None else find(session, after)
+    if last is not None:
+        statement = statement.where(
+            (R.c.taken_at < last.taken_at) | ((R.c.taken_at == last.taken_at) & (R.c.id < last.id))
+        )
+    return session.scalars(statement.order_by(R.c.taken_at.desc(), R.c.id.desc()).limit(limit)).all()
