@@ -6,11 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tallystick.protocol import commitments, frames
-from tallystick.protocol.eip712 import Domain, offer_hash, receipt_digest, sign_receipt, taken_digest
+from tallystick.protocol.eip712 import (
+    Domain,
+    consent_digest,
+    offer_hash,
+    receipt_digest,
+    sign_receipt,
+    taken_digest,
+)
+from tallystick.protocol.epochfile import (
+    PAID_BY_TREASURY,
+    ConsentSignature,
+    EpochReceipt,
+    EpochRows,
+    RowKind,
+    SetAside,
+)
 from tallystick.protocol.ids import Address, ModelId
-from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.keys import SigningKey, to_compact
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Offer, Receipt
+from tallystick.protocol.rows import CHARGE_HAS_CONSENT, Row
 
 
 def bytes32(name: str) -> bytes:
@@ -221,6 +237,34 @@ def job_frames() -> list[frames.AnyFrame]:
         ),
         frames.Acknowledged(account=OPERATOR.address, epoch=7, earned=1_900_000_000, signature=bytes(65)),
     ]
+
+
+def epoch() -> tuple[EpochRows, list[EpochReceipt]]:
+    """Return an epoch of two chunks with one of everything."""
+    spent, earned, treasury = 3_000, 2_850, address("treasury")
+    r, vs = to_compact(CONSUMER.sign_digest(consent_digest(LEDGER, CONSUMER.address, spent)))
+    rows = EpochRows(
+        chain_id=LEDGER.chain_id,
+        ledger=LEDGER.contract,
+        epoch=7,
+        chunks=((1, 0), (1, 2)),
+        charges=(Row(treasury, 500), Row(CONSUMER.address, spent, CHARGE_HAS_CONSENT)),
+        consents=(ConsentSignature(spent, r, vs),),
+        payouts=(Row(OPERATOR.address, earned), Row(treasury, 650)),
+        set_aside=(
+            SetAside(RowKind.CHARGE, Row(address("other"), 9_000), "Leaves 4000 less than it owes: 🙁"),
+        ),
+    )
+    receipts = [
+        EpochReceipt(sign_receipt(LEDGER, given, NODE), flags)
+        for given, flags in ((receipt(), 0), (extreme_receipt(), PAID_BY_TREASURY))
+    ]
+    return rows, sorted(receipts, key=lambda item: receipt_digest(LEDGER, item.signed.receipt))
+
+
+def empty_epoch() -> tuple[EpochRows, list[EpochReceipt]]:
+    """Return an epoch in which nothing happened."""
+    return EpochRows(chain_id=LEDGER.chain_id, ledger=LEDGER.contract, epoch=8), []
 
 
 def logits(name: str, vocabulary: int, step: int) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts import vector_samples as samples
-from tallystick.protocol import commitments, eip712, frames, merkle, rows
+from tallystick.protocol import commitments, eip712, epochfile, frames, merkle, rows
 from tallystick.protocol.ids import Address, ModelId, ReceiptId, to_hex
 from tallystick.protocol.keys import SigningKey, to_compact
 from tallystick.protocol.parameters import Parameters
@@ -201,6 +201,23 @@ def frames_vectors() -> Json:
     }
 
 
+def epochfile_vectors() -> Json:
+    """Whole files with their hashes, the roots of their receipts, and their renderings."""
+    files = []
+    for rows_of, receipts in (samples.epoch(), samples.empty_epoch()):
+        data = b"".join(epochfile.encode_epoch(rows_of, receipts, len(receipts)))
+        file = epochfile.decode_epoch(data)
+        files.append(
+            {
+                "data": to_hex(data),
+                "hash": to_hex(file.hash),
+                "receiptsRoot": to_hex(merkle.receipt_tree(file.receipt_ids).root),
+                "json": epochfile.to_json(file),
+            }
+        )
+    return {"files": files}
+
+
 def sampler_vectors() -> Json:
     """Philox known answers, noise words and their g, and choices from written-out logits (float32)."""
     seed = samples.bytes32("job seed")
@@ -266,6 +283,7 @@ FILES: dict[str, Callable[[], Json]] = {
     "commitments.json": commitments_vectors,
     "frames.json": frames_vectors,
     "sampler.json": sampler_vectors,
+    "epochfile.json": epochfile_vectors,
 }
 
 

@@ -17,7 +17,7 @@ Unknown fields are tolerated, so that a newer peer may add some; unknown types a
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Annotated, Final
 
 import msgspec
 
@@ -29,6 +29,9 @@ PROTOCOL_VERSION: Final = 1
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_FRAMES: Final = 4096
 BLOB_CHUNK_BYTES: Final = 512 * 1024
+
+# Finite, so that JSON can hold it: no NaN, no infinity. Rounding may take it a little over 0.
+WireLogprob = Annotated[float, msgspec.Meta(ge=-1e30, le=1.0)]
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
@@ -159,8 +162,8 @@ class Job(Frame, tag="job", frozen=True, kw_only=True):
 class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token's log-likelihood (natural, at temperature 1) and the likeliest alternatives at its position."""
 
-    logprob: float
-    top: tuple[tuple[WireU32, float], ...] = ()
+    logprob: WireLogprob
+    top: tuple[tuple[WireU32, WireLogprob], ...] = ()
 
 
 class Tokens(Frame, tag="tokens", frozen=True, kw_only=True):

@@ -1,22 +1,43 @@
 """keccak256, by the fastest implementation that is installed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
-keccak256: Callable[[bytes], bytes]
-"""Return the 32 bytes of Ethereum's keccak256 (not of NIST's SHA3-256)."""
+
+class Hasher(Protocol):
+    """A keccak256 that takes its input in pieces."""
+
+    def update(self, data: bytes, /) -> object:
+        """Take the next piece."""
+
+    def digest(self) -> bytes:
+        """Return the 32 bytes so far."""
+
+
+new_keccak256: Callable[[bytes], Hasher]
+"""Return a `Hasher` that has taken the given first piece."""
 
 try:
     import sha3  # type: ignore[import-untyped]
 
-    def _keccak_of_pysha3(data: bytes) -> bytes:
-        digest: bytes = sha3.keccak_256(data).digest()
-        return digest
-
-    keccak256 = _keccak_of_pysha3
+    new_keccak256 = sha3.keccak_256
 except ImportError:  # no wheel and no compiler on this platform: four times slower, equally right
     from Crypto.Hash import keccak
 
-    def _keccak_of_pycryptodome(data: bytes) -> bytes:
-        return keccak.new(digest_bits=256, data=data).digest()
+    def _new_of_pycryptodome(data: bytes) -> Hasher:
+        return keccak.new(digest_bits=256, data=data, update_after_digest=True)
 
-    keccak256 = _keccak_of_pycryptodome
+    new_keccak256 = _new_of_pycryptodome
+
+
+def keccak256(data: bytes) -> bytes:
+    """Return the 32 bytes of Ethereum's keccak256 (not of NIST's SHA3-256)."""
+    return new_keccak256(data).digest()
+
+
+def keccak256_of(pieces: Iterable[bytes]) -> bytes:
+    """Return keccak256 of the pieces joined, without joining them."""
+    hasher = new_keccak256(b"")
+    for piece in pieces:
+        hasher.update(piece)
+    return hasher.digest()

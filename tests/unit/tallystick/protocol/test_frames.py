@@ -27,8 +27,8 @@ def values_of(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return st.binary(min_size=20, max_size=20).map(lambda raw: "0x" + raw.hex())
         case inspect.BoolType():
             return st.booleans()
-        case inspect.FloatType():
-            return st.floats(allow_nan=False)
+        case inspect.FloatType(ge=low, le=high):
+            return st.floats(low, high)
         case inspect.VarTupleType(item_type=item):
             return st.lists(values_of(item), max_size=5).map(tuple)
         case inspect.TupleType(item_types=items):
@@ -86,7 +86,7 @@ def test_a_message_with_bytes_changed_is_frames_or_refused(frame: AnyFrame, data
     except BadFrame:
         return
     for changed in received:  # whatever is let in fits its types, and so can be sent on and hashed
-        assert decode_frames(encode_frames([changed])) == [changed] or "nan" in repr(changed)
+        assert decode_frames(encode_frames([changed])) == [changed]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,16 @@ def test_a_field_out_of_its_bounds_is_refused(name: str, value: Any) -> None:
     assert len(decode_frames(msgspec.msgpack.encode([fields]))) == 1
     with pytest.raises(BadFrame, match=name):
         decode_frames(msgspec.msgpack.encode([fields | {name: value}]))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1.5])
+def test_a_likelihood_that_json_cannot_hold_is_refused(value: float) -> None:
+    for logprob in (frames.TokenLogprob(value), frames.TokenLogprob(-1.0, ((7, value),))):
+        tokens = frames.Tokens(
+            job_id=bytes(32), attempt=0, position=0, ids=(7,), text="", logprobs=(logprob,)
+        )
+        with pytest.raises(BadFrame):
+            decode_frames(encode_frames([tokens]))
 
 
 def test_messages_over_the_limits_are_refused() -> None:

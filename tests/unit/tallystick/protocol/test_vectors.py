@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts import vectors
-from tallystick.protocol import merkle, rows
+from tallystick.protocol import epochfile, merkle, rows
 from tallystick.protocol.frames import AnyFrame, BadFrame, decode_frames, encode_frames
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.keys import from_compact, recover
@@ -109,3 +109,11 @@ def choices_of(case: Any) -> list[int]:
         states.append(state)
     logits = torch.tensor(np.frombuffer(raw(case["logits"]), dtype="<f4").copy())
     return fast.sample_batch(logits.repeat(len(states), 1), states).tolist()
+
+
+def test_every_epoch_file_decodes_to_its_rendering() -> None:
+    for entry in load("epochfile.json")["files"]:
+        file = epochfile.decode_epoch(raw(entry["data"]))
+        assert to_hex(file.hash) == entry["hash"]
+        assert epochfile.to_json(file) == entry["json"]
+        assert to_hex(merkle.receipt_tree(file.receipt_ids).root) == entry["receiptsRoot"]

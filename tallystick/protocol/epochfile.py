@@ -1,0 +1,330 @@
+"""An epoch's file: what was settled, and the receipts behind it, in one canonical binary layout.
+
+    header       magic "tallystick/epoch", version (2 bytes), chain id (8), ledger (20), epoch (8),
+                 how many chunks, charges, consents, payouts, set-aside rows (4 each), receipts (8)
+    chunks       how many charges and payouts each chunk has (4 + 4), in the order of settlement
+    charges      32-byte rows, in the order of settlement
+    consents     spent (8), r (32), vs (32) for each charge that has the flag, in its order
+    payouts      32-byte rows, in the order of settlement
+    set aside    kind (1: 0 charge, 1 payout), row (32), length of the reason (2), reason in UTF-8
+    receipts     fixed records, strictly rising by receipt id: the fields of the EIP-712 struct in its order,
+                 each in its own size, then the node's signature (65), then flags (1)
+
+Numbers are big endian. Nothing follows the last receipt. The Ledger's `EpochClosed` names keccak256 of
+the whole, so the same settlement must give the same bytes, and whoever holds the file can check every
+row and receipt.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from struct import Struct, error
+from typing import Any, Final
+
+from tallystick.protocol.eip712 import BadField, Domain, receipt_digest
+from tallystick.protocol.hashing import keccak256
+from tallystick.protocol.ids import Address, ReceiptId, address_bytes, to_hex
+from tallystick.protocol.receipts import Receipt, SignedReceipt
+from tallystick.protocol.rendering import receipt_to_json
+from tallystick.protocol.rows import CHARGE_HAS_CONSENT, BadRow, Row, pack_row, unpack_row
+
+MAGIC: Final = b"tallystick/epoch"
+VERSION: Final = 1
+PAID_BY_TREASURY: Final = 1
+"""Flag of a receipt that its account does not pay for: the answer it is a part of failed."""
+MAX_REASON_BYTES: Final = 2000
+
+_HEADER: Final = Struct(">16sHQ20sQIIIIIQ")
+_CHUNK: Final = Struct(">II")
+_ROW_BYTES: Final = 32
+_CONSENT: Final = Struct(">Q32s32s")
+_SET_ASIDE: Final = Struct(">B32sH")
+_RECEIPT: Final = Struct(">32sI32s20s20s32s32s32s32s32sIIIBI32s32sQQHQQQ32s65sB")
+
+
+class BadEpochFile(ValueError):
+    """Bytes that are no epoch file, or contents that one cannot hold."""
+
+
+class RowKind(IntEnum):
+    """Whether a row charges an account or pays it."""
+
+    CHARGE = 0
+    PAYOUT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentSignature:
+    """A consumer's signature under having spent `spent` so far, in the compact form (EIP-2098)."""
+
+    spent: int
+    r: bytes
+    vs: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A row that was due and not sent, since the Ledger would have refused it, and why."""
+
+    kind: RowKind
+    row: Row
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochReceipt:
+    """A receipt of an epoch."""
+
+    signed: SignedReceipt
+    flags: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRows:
+    """What an epoch settles. `chunks` has the numbers of charges and payouts of each transaction."""
+
+    chain_id: int
+    ledger: Address
+    epoch: int
+    chunks: tuple[tuple[int, int], ...] = ()
+    charges: tuple[Row, ...] = ()
+    consents: tuple[ConsentSignature, ...] = ()
+    payouts: tuple[Row, ...] = ()
+    set_aside: tuple[SetAside, ...] = ()
+
+    @property
+    def domain(self) -> Domain:
+        """The domain of the epoch's receipts."""
+        return Domain(self.chain_id, self.ledger)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochFile:
+    """A decoded file; receipts are read from its bytes when they are asked for."""
+
+    rows: EpochRows
+    receipt_ids: tuple[ReceiptId, ...]
+    hash: bytes
+    _records: memoryview = field(repr=False)
+
+    def receipt(self, index: int) -> EpochReceipt:
+        """Return the receipt at `index` of the file, which is its place in the tree. Raises IndexError."""
+        if not 0 <= index < len(self.receipt_ids):
+            raise IndexError(f"receipt {index} of {len(self.receipt_ids)}")
+        return _read_receipt(self._records, index)
+
+    def receipts(self) -> Iterator[EpochReceipt]:
+        """Return all receipts in order."""
+        return (_read_receipt(self._records, index) for index in range(len(self.receipt_ids)))
+
+
+def encode_epoch(rows: EpochRows, receipts: Iterable[EpochReceipt], receipt_count: int) -> Iterator[bytes]:
+    """Return the file in pieces; `receipts` come sorted by id, and are not held.
+
+    Raises BadEpochFile, possibly after some pieces, if rows and chunks or flags and consents do not agree, if
+    the receipts are unsorted or not `receipt_count`, or if a field does not fit.
+    """
+    _check(rows)
+    try:
+        yield _encode_rows(rows, receipt_count)
+        domain, last, count = rows.domain, b"", 0
+        for receipt in receipts:
+            receipt_id = receipt_digest(domain, receipt.signed.receipt)
+            if receipt_id <= last:
+                raise BadEpochFile(f"receipt {to_hex(receipt_id)} does not come after {to_hex(last)}")
+            last, count = receipt_id, count + 1
+            yield _pack_receipt(receipt)
+    except (error, BadField, BadRow, UnicodeEncodeError) as reason:
+        raise BadEpochFile(f"a field does not fit: {reason}") from reason
+    if count != receipt_count:
+        raise BadEpochFile(f"{count} receipts came where {receipt_count} were announced")
+
+
+def decode_epoch(data: bytes) -> EpochFile:
+    """Return what is in a file, once its sizes, its order and the ids of its receipts are right.
+
+    Raises BadEpochFile. It does not check signatures, nor the rows against the receipts.
+    """
+    reader = _Reader(data)
+    magic, version, chain_id, ledger, epoch, *counts = _HEADER.unpack(reader.take(_HEADER.size))
+    if magic != MAGIC or version != VERSION:
+        raise BadEpochFile(f"not an epoch file of version {VERSION}")
+    chunks, charges, consents, payouts, set_aside, receipts = counts
+    rows = EpochRows(
+        chain_id=chain_id,
+        ledger=_address(ledger),
+        epoch=epoch,
+        chunks=tuple(_CHUNK.iter_unpack(reader.take(chunks * _CHUNK.size))),
+        charges=reader.rows(charges),
+        consents=tuple(
+            ConsentSignature(*consent)
+            for consent in _CONSENT.iter_unpack(reader.take(consents * _CONSENT.size))
+        ),
+        payouts=reader.rows(payouts),
+        set_aside=tuple(reader.set_aside() for _ in range(set_aside)),
+    )
+    _check(rows)
+    records = reader.take(receipts * _RECEIPT.size)
+    reader.end()
+    return EpochFile(rows, _receipt_ids(rows.domain, records), keccak256(data), records)
+
+
+def to_json(file: EpochFile, first: int = 0, limit: int | None = None) -> dict[str, Any]:
+    """Return the file as a JSON object for people, with at most `limit` receipts from the `first` on.
+
+    Money and prices are decimal strings of nano-dollars, hashes `0x…`.
+    """
+    rows = file.rows
+    last = len(file.receipt_ids) if limit is None else min(first + limit, len(file.receipt_ids))
+    return {
+        "version": VERSION,
+        "hash": to_hex(file.hash),
+        "chain_id": rows.chain_id,
+        "ledger": rows.ledger,
+        "epoch": rows.epoch,
+        "chunks": [{"charges": charges, "payouts": payouts} for charges, payouts in rows.chunks],
+        "charges": _charges_to_json(rows),
+        "payouts": [{"account": row.account, "earned": str(row.amount)} for row in rows.payouts],
+        "set_aside": [
+            {
+                "kind": item.kind.name.lower(),
+                "account": item.row.account,
+                "amount": str(item.row.amount),
+                "reason": item.reason,
+            }
+            for item in rows.set_aside
+        ],
+        "receipt_count": len(file.receipt_ids),
+        "receipts": [_receipt_to_json(file, index) for index in range(first, last)],
+    }
+
+
+def _charges_to_json(rows: EpochRows) -> list[dict[str, Any]]:
+    consents = iter(rows.consents)
+    charges: list[dict[str, Any]] = []
+    for row in rows.charges:
+        charge: dict[str, Any] = {"account": row.account, "spent": str(row.amount)}
+        if row.flags & CHARGE_HAS_CONSENT:
+            consent = next(consents)
+            charge["consent"] = {
+                "spent": str(consent.spent),
+                "r": to_hex(consent.r),
+                "vs": to_hex(consent.vs),
+            }
+        charges.append(charge)
+    return charges
+
+
+def _receipt_to_json(file: EpochFile, index: int) -> dict[str, Any]:
+    receipt = file.receipt(index)
+    return {
+        "id": to_hex(file.receipt_ids[index]),
+        "paid_by_treasury": bool(receipt.flags & PAID_BY_TREASURY),
+        **receipt_to_json(receipt.signed),
+    }
+
+
+def _encode_rows(rows: EpochRows, receipt_count: int) -> bytes:
+    counts = map(len, (rows.chunks, rows.charges, rows.consents, rows.payouts, rows.set_aside))
+    ledger = address_bytes(rows.ledger)
+    return b"".join(
+        [
+            _HEADER.pack(MAGIC, VERSION, rows.chain_id, ledger, rows.epoch, *counts, receipt_count),
+            *(_CHUNK.pack(*chunk) for chunk in rows.chunks),
+            *(pack_row(row) for row in rows.charges),
+            *(_CONSENT.pack(consent.spent, consent.r, consent.vs) for consent in rows.consents),
+            *(pack_row(row) for row in rows.payouts),
+            *(_pack_set_aside(item) for item in rows.set_aside),
+        ]
+    )
+
+
+def _pack_set_aside(item: SetAside) -> bytes:
+    reason = item.reason.encode()
+    if len(reason) > MAX_REASON_BYTES:
+        raise BadEpochFile(f"a reason of {len(reason)} bytes exceeds {MAX_REASON_BYTES}")
+    return _SET_ASIDE.pack(item.kind, pack_row(item.row), len(reason)) + reason
+
+
+def _pack_receipt(receipt: EpochReceipt) -> bytes:
+    fields = [
+        address_bytes(value) if isinstance(value, str) else value
+        for value in (getattr(receipt.signed.receipt, name) for name in Receipt.__struct_fields__)
+    ]
+    if len(receipt.signed.signature) != 65:
+        raise BadEpochFile(f"a signature of {len(receipt.signed.signature)} bytes")
+    if receipt.flags & ~PAID_BY_TREASURY:
+        raise BadEpochFile(f"a receipt has unknown flags {receipt.flags}")
+    return _RECEIPT.pack(*fields, receipt.signed.signature, receipt.flags)
+
+
+def _read_receipt(records: memoryview, index: int) -> EpochReceipt:
+    *values, signature, flags = _RECEIPT.unpack_from(records, index * _RECEIPT.size)
+    fields = dict(zip(Receipt.__struct_fields__, values, strict=True))
+    fields["account"], fields["node"] = _address(fields["account"]), _address(fields["node"])
+    return EpochReceipt(SignedReceipt(receipt=Receipt(**fields), signature=signature), flags)
+
+
+def _receipt_ids(domain: Domain, records: memoryview) -> tuple[ReceiptId, ...]:
+    ids: list[ReceiptId] = []
+    last = b""
+    for index in range(len(records) // _RECEIPT.size):
+        receipt = _read_receipt(records, index)
+        receipt_id = receipt_digest(domain, receipt.signed.receipt)
+        if receipt_id <= last:
+            raise BadEpochFile(f"receipt {index} is not sorted by its id")
+        if receipt.flags & ~PAID_BY_TREASURY:
+            raise BadEpochFile(f"receipt {index} has unknown flags {receipt.flags}")
+        ids.append(receipt_id)
+        last = receipt_id
+    return tuple(ids)
+
+
+def _check(rows: EpochRows) -> None:
+    """Raise BadEpochFile unless chunks, rows, flags and consents agree."""
+    sums = (sum(charges for charges, _ in rows.chunks), sum(payouts for _, payouts in rows.chunks))
+    if sums != (len(rows.charges), len(rows.payouts)):
+        raise BadEpochFile(f"the chunks have {sums} rows, the file {len(rows.charges), len(rows.payouts)}")
+    if sum(row.flags == CHARGE_HAS_CONSENT for row in rows.charges) != len(rows.consents):
+        raise BadEpochFile(f"{len(rows.consents)} consents do not match the flags of the charges")
+    if any(row.flags not in (0, CHARGE_HAS_CONSENT) for row in rows.charges) or any(
+        row.flags for row in rows.payouts
+    ):
+        raise BadEpochFile("a row has unknown flags")
+    if any(len(consent.r) != 32 or len(consent.vs) != 32 for consent in rows.consents):
+        raise BadEpochFile("a consent's r and vs have 32 bytes each")
+
+
+def _address(raw: bytes) -> Address:
+    return Address("0x" + raw.hex())
+
+
+class _Reader:
+    """Takes pieces of a file from its front, never past its end."""
+
+    def __init__(self, data: bytes) -> None:
+        self._rest = memoryview(data)
+
+    def take(self, size: int) -> memoryview:
+        if size > len(self._rest):
+            raise BadEpochFile(f"the file ends {size - len(self._rest)} bytes too early")
+        piece, self._rest = self._rest[:size], self._rest[size:]
+        return piece
+
+    def rows(self, count: int) -> tuple[Row, ...]:
+        words = self.take(count * _ROW_BYTES).tobytes()
+        return tuple(unpack_row(words[at : at + _ROW_BYTES]) for at in range(0, len(words), _ROW_BYTES))
+
+    def set_aside(self) -> SetAside:
+        kind, word, length = _SET_ASIDE.unpack(self.take(_SET_ASIDE.size))
+        if kind not in (RowKind.CHARGE, RowKind.PAYOUT) or length > MAX_REASON_BYTES:
+            raise BadEpochFile(f"a set-aside row of kind {kind} with a reason of {length} bytes")
+        try:
+            reason = self.take(length).tobytes().decode()
+        except UnicodeDecodeError as fault:
+            raise BadEpochFile("a reason is not UTF-8") from fault
+        return SetAside(RowKind(kind), unpack_row(word), reason)
+
+    def end(self) -> None:
+        if self._rest:
+            raise BadEpochFile(f"{len(self._rest)} bytes follow the last receipt")
