@@ -2,7 +2,7 @@
 
     MarketError
     ├── Refused        the caller can fix it (fewer tokens, another key, a deposit)
-    │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, Conflict, TooFast
+    │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, Conflict, TooLarge, TooFast
     │   └── PaymentRequired    InsufficientBalance, KeyCapReached, ConsentNeeded
     ├── Unavailable    try again later
     │   └── NoNode, NodesFailed, ChainUnavailable
@@ -61,6 +61,12 @@ class Conflict(Refused):
     """It clashes with what is there already."""
 
     code = "conflict"
+
+
+class TooLarge(Refused):
+    """The request's body exceeds the limit."""
+
+    code = "request_too_large"
 
 
 class TooFast(Refused):

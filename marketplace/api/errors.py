@@ -1,0 +1,72 @@
+"""The one table from errors to statuses, and the OpenAI error object that `/v1` answers with."""
+
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from marketplace.domain.errors import (
+    BadRequest,
+    Broken,
+    Conflict,
+    Forbidden,
+    MarketError,
+    NotAuthenticated,
+    NotFound,
+    PaymentRequired,
+    TooFast,
+    TooLarge,
+    Unavailable,
+)
+
+# Looked up along the class's ancestors, so a kind's children share its line unless they have their own.
+STATUS: Final[dict[type[MarketError], tuple[int, str]]] = {
+    BadRequest: (400, "invalid_request_error"),
+    NotAuthenticated: (401, "authentication_error"),
+    PaymentRequired: (402, "insufficient_quota"),
+    Forbidden: (403, "permission_error"),
+    NotFound: (404, "invalid_request_error"),
+    Conflict: (409, "invalid_request_error"),
+    TooLarge: (413, "invalid_request_error"),
+    TooFast: (429, "rate_limit_error"),
+    Unavailable: (503, "service_unavailable"),
+    Broken: (500, "server_error"),
+}
+UNFORESEEN: Final = (500, "server_error")
+
+
+def status_of(error: MarketError) -> int:
+    """Return the HTTP status of an error."""
+    return _line(error)[0]
+
+
+def error_object(error: MarketError) -> dict[str, Any]:
+    """Return the error as OpenAI's clients read it: `message`, `type`, `param`, `code`."""
+    message = error.message if not isinstance(error, Broken) else "The server had an internal error; it was recorded."
+    return {"message": message, "type": _line(error)[1], "param": error.param, "code": error.code}
+
+
+def error_headers(error: MarketError) -> dict[str, str]:
+    """Return the headers that tell clients whether and when to try again."""
+    match error:
+        case TooFast(retry_after=seconds) | Unavailable(retry_after=seconds):
+            return {"retry-after": str(seconds)}
+        case PaymentRequired():
+            return {"x-should-retry": "false"}
+        case _:
+            return {}
+
+
+def error_response(error: MarketError) -> Response:
+    """Return the answer for an error of ours."""
+    body = msgspec.json.encode({"error": error_object(error)})
+    return Response(body, status_of(error), error_headers(error), "application/json")
+
+
+def unforeseen_response() -> Response:
+    """Return the answer for an exception that is none of ours; it says nothing about the inside."""
+    return error_response(Broken("unforeseen"))
+
+
+def _line(error: MarketError) -> tuple[int, str]:
+    return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), UNFORESEEN)
