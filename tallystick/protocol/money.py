@@ -4,7 +4,7 @@ A price of $0.001 per million tokens is exactly one nano-dollar per token, so ch
 Where rounding exists its direction is in the function's name.
 """
 
-from decimal import Decimal
+import re
 from typing import NewType
 
 NanoUsd = NewType("NanoUsd", int)
@@ -18,6 +18,9 @@ NANO_PER_USD = 1_000_000_000
 MAX_NANO = 2**63 - 1
 """What a signed 64-bit database column holds."""
 BPS = 10_000
+
+# Read digit by digit: a general decimal would take exponents, and round what has very many places.
+_DOLLARS = re.compile(r"(?P<sign>-?)\$?(?P<whole>[0-9]{1,20})(?:\.(?P<places>[0-9]{1,40}))?")
 
 
 def charge(tokens: TokenCount, price: NanoUsd) -> NanoUsd:
@@ -43,16 +46,18 @@ def from_units(units: TokenUnits) -> NanoUsd:
 def parse_usd(text: str) -> NanoUsd:
     """Return the nano-dollars in a decimal string like `"1.25"` or `"$0.0003"`.
 
-    Raises ValueError for anything that is not a finite decimal with at most nine places.
+    Raises ValueError for what is not a plain decimal with at most nine places, or is beyond `MAX_NANO`.
     """
-    try:
-        nano = Decimal(text.strip().removeprefix("$")) * NANO_PER_USD
-        whole = int(nano)
-    except (ArithmeticError, ValueError) as error:
-        raise ValueError(f"not an amount of dollars: {text!r}") from error
-    if whole != nano:
-        raise ValueError(f"{text!r} has more than nine decimal places")
-    return NanoUsd(whole)
+    parts = _DOLLARS.fullmatch(text.strip())
+    if not parts:
+        raise ValueError(f"not an amount of dollars: {text[:40]!r}")
+    sign, whole, places = parts["sign"], parts["whole"], parts["places"] or ""
+    if len(places) > 9:
+        raise ValueError(f"{text[:40]!r} has more than nine decimal places")
+    nano = int(whole) * NANO_PER_USD + int(places.ljust(9, "0"))
+    if nano > MAX_NANO:
+        raise ValueError(f"{text[:40]!r} is more than ${format_usd(NanoUsd(MAX_NANO))}")
+    return NanoUsd(-nano if sign else nano)
 
 
 def parse_price(text: str) -> NanoUsd:

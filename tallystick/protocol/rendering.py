@@ -5,6 +5,8 @@ Hashes are `0x…`; prices are strings, since JSON numbers lose digits over 2^53
 
 from typing import Any
 
+import msgspec
+
 from tallystick.protocol.ids import to_address, to_bytes32, to_hex
 from tallystick.protocol.receipts import Receipt, SignedReceipt
 
@@ -61,8 +63,15 @@ def receipt_from_json(rendered: dict[str, Any]) -> SignedReceipt:
         given = rendered["receipt"]
         fields: dict[str, Any] = {name: to_bytes32(given[name]) for name in _HASHES}
         fields |= {name: to_address(given[name]) for name in _ADDRESSES}
-        fields |= {name: int(given[name]) for name in (*_PRICES, *_NUMBERS)}
-        signature = bytes.fromhex(rendered["signature"].removeprefix("0x"))
+        fields |= {name: given[name] for name in _NUMBERS}
+        fields |= {name: _decimal(given[name]) for name in _PRICES}
+        signed = {"receipt": fields, "signature": bytes.fromhex(rendered["signature"].removeprefix("0x"))}
+        return msgspec.convert(signed, SignedReceipt, builtin_types=(bytes,))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadRendering(f"not a rendered receipt: {error!r}") from error
-    return SignedReceipt(receipt=Receipt(**fields), signature=signature)
+
+
+def _decimal(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise ValueError(f"not a decimal number: {text!r}")
+    return int(text)
