@@ -200,3 +200,13 @@ def first_stop(text: str, stops: tuple[str, ...]) -> str:
 def room(parameters: Parameters, model: CatalogModel, prompt_tokens: int) -> int:
     """Return how many tokens the whole answer may have."""
     return min(parameters.max_tokens, model.context_length - prompt_tokens)
+
+
+def text_is_of_tokens(answer: Answer, model: CatalogModel) -> bool:
+    """Say whether another node can go on from here: the text so far is a beginning of the ids' text."""
+    if model.tokenizer is None:
+        return not answer.text
+    try:
+        return model.tokenizer.decode(answer.ids).startswith(answer.text)
+    except BadTokenizer:
+        return False

@@ -21,6 +21,13 @@ class NodeHistory:
     failed: int = 0
     failures_in_a_row: int = 0
     rests_until_ms: int = 0
+    _saved: tuple[int, int] = (0, 0)
+
+    def unsaved(self) -> tuple[int, int]:
+        """Return the jobs done and failed since the last call, to be added to the stored record."""
+        done, failed = self._saved
+        self._saved = (self.done, self.failed)
+        return self.done - done, self.failed - failed
 
     def succeeded(self, *, first_token_ms: int, tokens: int, elapsed_ms: int) -> None:
         """Count a part that was delivered and signed for."""

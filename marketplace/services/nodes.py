@@ -1,0 +1,135 @@
+"""What happens around nodes besides jobs: their models come into the catalog, their records are kept."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import structlog
+from sqlalchemy.orm import Session
+
+from marketplace.domain.errors import MarketError
+from marketplace.domain.history import History
+from marketplace.domain.ports.clock import Clock
+from marketplace.domain.ports.link import BlobRefused, NodeLost, NodeView, ProviderLink
+from marketplace.services.catalog import Catalog, NotAdmitted
+from marketplace.services.late import LateBook
+from marketplace.services.slots import Slots
+from marketplace.storage.database import Database
+from marketplace.storage.tables import NodeRow
+from tallystick.protocol.frames import Finished, Hello, ModelOffer, ReceiptRefused, ReceiptTaken
+from tallystick.protocol.ids import Address, ModelId
+
+log = structlog.get_logger(__name__)
+
+
+class NodeService:
+    """The NodeWatcher of the coordinator. `attach` gives it the link, which needs it first."""
+
+    def __init__(
+        self, database: Database, catalog: Catalog, slots: Slots, history: History, clock: Clock
+    ) -> None:
+        self._database = database
+        self._catalog = catalog
+        self._slots = slots
+        self._history = history
+        self._clock = clock
+        self._link: ProviderLink | None = None
+        self._late: LateBook | None = None
+        self._operators: dict[Address, Address] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def attach(self, link: ProviderLink, late: LateBook) -> None:
+        """Complete the service; the hub and it know each other."""
+        self._link = link
+        self._late = late
+
+    async def close(self) -> None:
+        """Store the records of all nodes that are connected."""
+        for task in list(self._tasks):
+            task.cancel()
+        for node in list(self._operators):
+            await self._store(node)
+
+    # What the hub calls.
+
+    def joined(self, node: NodeView, hello: Hello) -> None:
+        """A node is connected: look at its models, note that it was here."""
+        self._operators[node.address] = node.operator
+        self._spawn(self._remember(node, hello))
+        self.offered(node.address, hello.models)
+
+    def offered(self, node: Address, models: Sequence[ModelOffer]) -> None:
+        """Take new models into the catalog, and let waiting jobs look again."""
+        self._slots.wake_all()
+        unknown = [offer for offer in models if self._catalog.by_id(ModelId(offer.model_id)) is None]
+        if unknown:
+            self._spawn(self._admit(node, unknown))
+
+    def left(self, node: Address) -> None:
+        """A node is gone: keep its record."""
+        self._operators.pop(node, None)
+        self._spawn(self._store(node))
+
+    async def late_receipt(self, node: Address, finished: Finished) -> ReceiptTaken | ReceiptRefused | None:
+        """Answer a receipt that nobody waits for."""
+        operator = self._operators.get(node)
+        if operator is None or self._late is None:
+            return None
+        try:
+            return await self._late.answer(node, operator, finished)
+        except MarketError:
+            # The node keeps the receipt and brings it again; its other receipts must not wait for it.
+            log.exception("late_receipt_unanswered", node=node)
+            return None
+
+    async def _admit(self, node: Address, offers: Sequence[ModelOffer]) -> None:
+        link = self._link
+        if link is None:
+            return
+
+        async def fetch(sha256: bytes, limit: int) -> bytes:
+            return await link.fetch_blob(node, sha256, limit=limit)
+
+        for offer in offers:
+            try:
+                await self._catalog.admit(offer, fetch)
+            except (NotAdmitted, BlobRefused, NodeLost) as error:
+                log.warning("model_refused", node=node, name=offer.name, reason=str(error))
+
+    async def _remember(self, node: NodeView, hello: Hello) -> None:
+        now = self._clock.now_ms()
+
+        def work(session: Session) -> None:
+            row = session.get(NodeRow, node.address)
+            if row is None:
+                row = NodeRow(address=node.address, operator=node.operator, first_seen=now, last_seen=now)
+            row.operator, row.last_seen = node.operator, now
+            row.region, row.hardware, row.software = hello.region, hello.hardware, hello.software
+            session.add(row)
+
+        await self._database.write(work)
+
+    async def _store(self, node: Address) -> None:
+        record = self._history.of(node)
+        done, failed = record.unsaved()
+        now = self._clock.now_ms()
+
+        def work(session: Session) -> None:
+            row = session.get(NodeRow, node)
+            if row is not None:
+                row.jobs_done += done
+                row.jobs_failed += failed
+                row.last_seen = now
+                session.add(row)
+
+        await self._database.write(work)
+
+    def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(doing)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("node_service_failed", error=repr(task.exception()))

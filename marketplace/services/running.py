@@ -1,0 +1,93 @@
+"""A job that was accepted, between the one who reads its answer and the driver that makes it."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from marketplace.domain.errors import MarketError
+from marketplace.domain.jobs import AcceptedJob, Completed, JobEvent
+
+
+class RunningJob:
+    """Iterate for the events; the last one is Completed, and by then the charge is in the books.
+
+    Iteration raises NodesFailed if the answer cannot be completed (nothing is charged then). What waits for a
+    slow reader is at most the whole answer.
+    """
+
+    def __init__(self, accepted: AcceptedJob) -> None:
+        self.accepted = accepted
+        self.has_left = False
+        """Whether the reader is gone: what was made so far is charged, and no more is made."""
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once the hold is in the books; its exception is why there is none."""
+        self.ended = asyncio.Event()
+        self._on_leave: Callable[[], Awaitable[None]] | None = None
+        self._events: deque[JobEvent] = deque()
+        self._error: MarketError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def __aiter__(self) -> "RunningJob":
+        return self
+
+    async def __anext__(self) -> JobEvent:
+        while not self._events:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            if self.ended.is_set():
+                raise StopAsyncIteration
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._events.popleft()
+
+    async def aclose(self) -> None:
+        """The reader leaves: stop the job, and let what was made be charged in the background."""
+        if self.has_left or self.ended.is_set():
+            return
+        self.has_left = True
+        self._events.clear()
+        if self._on_leave is not None:
+            await self._on_leave()
+
+    # What follows is for the driver.
+
+    def when_left(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Have `call` awaited when the reader leaves."""
+        self._on_leave = call
+
+    def start(self) -> None:
+        """The hold is in the books."""
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def refuse(self, error: BaseException) -> None:
+        """There will be no hold and no answer."""
+        self.ended.set()
+        if not self.ready.done():
+            self.ready.set_exception(error)
+            self.ready.exception()  # the caller may have gone; then nobody needs it
+
+    def deliver(self, event: JobEvent) -> None:
+        """Hand an event to the reader, unless it has left."""
+        if not self.has_left:
+            self._events.append(event)
+            self._wake()
+
+    def complete(self, event: Completed) -> None:
+        """Hand over the last event."""
+        self.ended.set()
+        self.deliver(event)
+
+    def fail(self, error: MarketError) -> None:
+        """End with an error."""
+        self.ended.set()
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
