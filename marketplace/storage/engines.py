@@ -27,7 +27,15 @@ def _open(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
             raise ValueError("SQLite needs a file: the writer and the readers have connections of their own")
         return _sqlite(url, size=size, begin=begin, read_only=read_only)
     options = {"options": "-c default_transaction_read_only=on"} if read_only else {}
-    return create_engine(url, pool_size=size, max_overflow=0, pool_pre_ping=True, connect_args=options)
+    isolation = "REPEATABLE READ" if read_only else "READ COMMITTED"
+    return create_engine(
+        url,
+        pool_size=size,
+        max_overflow=0,
+        pool_pre_ping=True,
+        isolation_level=isolation,
+        connect_args=options,
+    )
 
 
 def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:

@@ -128,7 +128,7 @@ class ReceiptRow(SQLModel, table=True):
     id: bytes = Field(sa_column=_bytes(primary=True))
     job_id: bytes = Field(sa_column=_bytes(index=True))
     attempt: int
-    account_id: str = Field(index=True)
+    account_id: str
     """The consumer whose job it was."""
     payer_id: str
     operator_id: str = Field(index=True)
@@ -149,22 +149,8 @@ class ReceiptRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("job_id", "attempt"),
         Index("ix_receipt_matured_matures", "matured", "matures_at"),
+        Index("ix_receipt_account_taken", "account_id", "taken_at", "id"),
     )
-
-
-class AttemptRow(SQLModel, table=True):
-    """A node that was given a job and had not signed for it when the job ended (or when we stopped knowing).
-
-    Without it a receipt that comes late is refused: anybody who saw a job could claim to have worked on it.
-    """
-
-    __tablename__ = "attempt"
-
-    job_id: bytes = Field(sa_column=_bytes(primary=True))
-    attempt: int = Field(primary_key=True)
-    node: str
-    streamed: int | None = None
-    """How many tokens it sent; None if the coordinator stopped before the attempt did."""
 
 
 class Entry(SQLModel, table=True):

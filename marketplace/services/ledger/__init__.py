@@ -24,7 +24,7 @@ from marketplace.services.ledger.deposits import (
     undo_deposit,
     undo_withdrawal,
 )
-from marketplace.services.ledger.holds import HoldTerms, expire_holds, note_attempt, open_hold
+from marketplace.services.ledger.holds import HoldTerms, expire_holds, open_hold
 from marketplace.services.ledger.maturity import mature
 from marketplace.services.ledger.settled import (
     mark_charge_settled,
@@ -47,7 +47,6 @@ __all__ = [
     "mark_payout_settled",
     "mature",
     "note_acknowledged",
-    "note_attempt",
     "note_withdrawal_request",
     "open_hold",
     "release",

@@ -75,9 +75,9 @@ def release(session: Session, job_id: JobId, taken: Sequence[TakenReceipt], *, e
 def take_late(session: Session, taken: TakenReceipt, now: int) -> NanoUsd:
     """Pay, out of the treasury, a receipt that came after its job was closed; return its charge.
 
-    The attempt must have been noted (`note_attempt`), be the same node's, and claim no more tokens than it
-    sent. Raises Refused otherwise, Conflict if a receipt for that attempt was taken already or the job
-    still runs.
+    The caller has checked it against what that node was given and sent; here it must be the attempt's first
+    receipt, at the job's prices, within the job's hold. Raises Refused otherwise, NotFound if there is no
+    job, Conflict if the job still runs or that attempt has a receipt already.
     """
     receipt = taken.signed.receipt
     job = jobs.find(session, receipt.job_id)
@@ -87,7 +87,7 @@ def take_late(session: Session, taken: TakenReceipt, now: int) -> NanoUsd:
         raise Conflict("the job still runs; its receipt is taken when it ends", code="job_running")
     if receipts.for_attempt(session, receipt.job_id, receipt.attempt) is not None:
         raise Conflict("a receipt for this attempt was taken already", code="already_taken")
-    _check_late(session, job, receipt)
+    _check_offered(job, receipt)
     charge = receipt_charge(receipt)
     room = job.hold - receipts.charged_for_job(session, receipt.job_id)
     if charge > room:
@@ -101,15 +101,7 @@ def take_late(session: Session, taken: TakenReceipt, now: int) -> NanoUsd:
     return charge
 
 
-def _check_late(session: Session, job: JobRow, receipt: Receipt) -> None:
-    attempt = jobs.attempt(session, receipt.job_id, receipt.attempt)
-    if attempt is None or attempt.node != receipt.node:
-        raise Refused("this node was not given this attempt", code="unknown_attempt")
-    if attempt.streamed is not None and receipt.output_tokens > attempt.streamed:
-        raise Refused(
-            f"the receipt has {receipt.output_tokens} tokens; {attempt.streamed} were sent",
-            code="beyond_stream",
-        )
+def _check_offered(job: JobRow, receipt: Receipt) -> None:
     offered = (job.model_id, job.input_price, job.output_price, job.fee_bps)
     if offered != (receipt.model_id, receipt.input_price, receipt.output_price, receipt.fee_bps):
         raise Refused("the receipt's model or prices are not the job's", code="not_as_offered")

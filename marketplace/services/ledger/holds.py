@@ -16,7 +16,7 @@ from marketplace.domain.errors import (
 )
 from marketplace.domain.jobs import AcceptedJob, JobState
 from marketplace.storage.queries import accounts, jobs, keys
-from tallystick.protocol.ids import Address, JobId
+from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
 
 
@@ -55,16 +55,6 @@ def open_hold(session: Session, job: AcceptedJob, *, expires_at: int, terms: Hol
         accepted_at=job.accepted_at_ms,
         expires_at=expires_at,
     )
-
-
-def note_attempt(
-    session: Session, job_id: JobId, attempt: int, node: Address, *, streamed: int | None = None
-) -> None:
-    """Remember that `node` was given the job, and how many tokens it had sent when lost (None: unknown).
-
-    Only for such an attempt can `take_late` pay.
-    """
-    jobs.note_attempt(session, job_id, attempt, node, streamed)
 
 
 def expire_holds(session: Session, now: int, limit: int = 1000) -> list[JobId]:

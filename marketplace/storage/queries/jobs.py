@@ -1,4 +1,4 @@
-"""Statements about jobs and what is known of their attempts."""
+"""Statements about jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,12 +8,10 @@ from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
 from marketplace.domain.jobs import JobState
-from marketplace.storage.dialects import upsert
 from marketplace.storage.prepared import Prepared
-from marketplace.storage.tables import AttemptRow, JobRow
+from marketplace.storage.tables import JobRow
 
 J = JobRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
-T = AttemptRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
 
 _INSERTED = (
     "id",
@@ -113,20 +111,3 @@ def expired(session: Session, now: int, limit: int) -> Sequence[bytes]:
         .limit(limit)
     )
     return session.scalars(statement).all()
-
-
-def note_attempt(session: Session, job_id: bytes, attempt: int, node: str, streamed: int | None) -> None:
-    """Remember that `node` was given the job; a known `streamed` is never forgotten again."""
-    statement = upsert(session, T).values(job_id=job_id, attempt=attempt, node=node, streamed=streamed)
-    if streamed is None:
-        statement = statement.on_conflict_do_nothing()
-    else:
-        statement = statement.on_conflict_do_update(
-            index_elements=[T.c.job_id, T.c.attempt], set_={"streamed": streamed}
-        )
-    session.execute(statement)
-
-
-def attempt(session: Session, job_id: bytes, number: int) -> AttemptRow | None:
-    """Return what is known of one attempt."""
-    return session.scalar(select(AttemptRow).where(T.c.job_id == job_id, T.c.attempt == number))

@@ -74,11 +74,10 @@ def set_matured(session: Session, receipt_ids: Sequence[bytes]) -> None:
 
 
 def of_account(session: Session, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptRow]:
-    """Return the account's receipts, the newest first, from the one after `after` on."""
+    """Return up to `limit` of the account's receipts, the oldest first, those after the receipt `after`."""
     statement = select(ReceiptRow).where(R.c.account_id == account_id)
     last = None if after is None else find(session, after)
     if last is not None:
-        statement = statement.where(
-            (R.c.taken_at < last.taken_at) | ((R.c.taken_at == last.taken_at) & (R.c.id < last.id))
-        )
-    return session.scalars(statement.order_by(R.c.taken_at.desc(), R.c.id.desc()).limit(limit)).all()
+        later = (R.c.taken_at > last.taken_at) | ((R.c.taken_at == last.taken_at) & (R.c.id > last.id))
+        statement = statement.where(later)
+    return session.scalars(statement.order_by(R.c.taken_at, R.c.id).limit(limit)).all()
