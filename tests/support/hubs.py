@@ -71,13 +71,18 @@ class Notes:
         return self.answer
 
 
-def a_hub(stakes: StakeList, watcher: NodeWatcher, rules: HubRules | None = None) -> WebSocketHub:
+def a_hub(
+    stakes: StakeList,
+    watcher: NodeWatcher,
+    rules: HubRules | None = None,
+    history: History | None = None,
+) -> WebSocketHub:
     """Return a hub that has not started."""
     return WebSocketHub(
         IDENTITY,
         stakes=stakes,
         watcher=watcher,
-        history=History(),
+        history=history or History(),
         clock=SystemClock(),
         head=lambda: HEAD,
         rules=rules or HubRules(heartbeat_ms=100, node_timeout=0.6),
