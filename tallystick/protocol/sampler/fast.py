@@ -59,10 +59,14 @@ def sample_batch(logits: Tensor, states: Sequence[SamplerState]) -> Tensor:
     z = _adjusted(logits if logits.device.type in ("cpu", "cuda") else logits.cpu(), states)
     k = torch.tensor([min(state.top_k, z.shape[1]) for state in states])
     values, ids = _candidates_on_cpu(z, k) if z.device.type == "cpu" else candidates_by_key(z, k)
-    if values.shape[1] > 1:
-        kept = _keep(values, states)
-        scores = values + _column(states, "temperature", values) * gumbel(noise_words(states, ids))
-        best = scores.masked_fill(~kept, -torch.inf).argmax(dim=1, keepdim=True)
+    kept = _keep(values, states)
+    # Candidates are sorted, so each cut leaves the first few: noise for the longest such row is enough.
+    width = int(kept.sum(dim=1).max())
+    if width > 1:
+        scores = values[:, :width] + _column(states, "temperature", values) * gumbel(
+            noise_words(states, ids[:, :width])
+        )
+        best = scores.masked_fill(~kept[:, :width], -torch.inf).argmax(dim=1, keepdim=True)
         ids = ids.gather(1, best)
     return ids[:, 0].to(logits.device)
 

@@ -1,5 +1,6 @@
 """The sampler: its noise stream, its rules, and that the batched implementation makes the same choices."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from tallystick.protocol.parameters import MILLION, Parameters
 from tallystick.protocol.sampler import fast
 from tallystick.protocol.sampler.philox import gumbel, noise_words, philox4x32
-from tallystick.protocol.sampler.reference import BadLogits, choose
+from tallystick.protocol.sampler.reference import BadLogits, adjusted, adjustments, choose, keep
 
 SEED = bytes(range(32))
 words32 = st.integers(0, 2**32 - 1)
@@ -114,6 +115,46 @@ def test_top_p_keeps_the_token_that_crosses_the_threshold() -> None:
     assert chosen == {0, 1}
     assert {token(logits, position, top_p=499_000) for position in range(300)} == {0}
     assert {token(logits, position, top_p=0) for position in range(300)} == {0}
+
+
+def test_a_token_that_starts_exactly_at_the_top_p_threshold_is_cut() -> None:
+    logits = row(0.0, 0.0, 0.0, 0.0)
+    parameters = Parameters(top_p=500_000)
+    assert {choose(logits, parameters, SEED, position, {}).token_id for position in range(100)} == {0, 1}
+    states = [fast.SamplerState(parameters, bytes([n]) * 32) for n in range(100)]
+    assert set(fast.sample_batch(torch.zeros(100, 4), states).tolist()) == {0, 1}
+
+
+def test_a_top_p_of_one_keeps_what_rounding_would_cut() -> None:
+    scores = np.array([0.0, -40.0, -41.0])  # the sum of the weights is 1 from the first on
+    assert keep(scores, Parameters()).tolist() == [True, True, True]
+    assert keep(scores, Parameters(top_p=999_999)).tolist() == [True, False, False]
+    state = fast.SamplerState(Parameters(), SEED)
+    assert fast._keep(torch.from_numpy(scores)[None], [state]).tolist() == [[True, True, True]]
+
+
+def test_the_extremes_of_the_noise_are_finite_and_as_the_formula_says() -> None:
+    least, greatest = gumbel(np.array([0, 2**32 - 1], dtype=np.uint32))
+    assert least == pytest.approx(-math.log(33 * math.log(2)), abs=1e-12)
+    assert greatest == pytest.approx(33 * math.log(2), abs=1e-9)
+
+
+def test_an_adjustment_is_rounded_to_float32_once() -> None:
+    logits, added = row(12.53), 2.912228
+    once = np.float32(float(logits[0]) + added)
+    assert once != logits[0] + np.float32(added)  # rounding twice gives another number
+    assert adjusted(logits, {0: 2_912_228})[0] == once
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), some_parameters(), st.lists(st.integers(0, 300), max_size=30))
+def test_both_implementations_adjust_to_the_same_bits(
+    seed: int, parameters: Parameters, resumed: list[int]
+) -> None:
+    logits = random_logits(seed, 1, 200, 0)
+    expected = adjusted(logits[0], adjustments(parameters, Counter(resumed)))
+    ours = fast._adjusted(torch.from_numpy(logits), [fast.SamplerState(parameters, SEED, resumed)])
+    assert ours[0].numpy().tobytes() == expected.tobytes()
 
 
 def test_min_p_is_relative_to_the_likeliest_token() -> None:
