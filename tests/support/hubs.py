@@ -95,7 +95,6 @@ async def served(serve: Callable[[WebSocket], Awaitable[None]]) -> AsyncIterator
     app = Starlette(routes=[WebSocketRoute("/v1/nodes/connect", serve)])
     config = uvicorn.Config(app, lifespan="off", log_level="error", ws="websockets-sansio", ws_max_size=2**23)
     server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None  # type: ignore[method-assign]
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     port = listener.getsockname()[1]

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from websockets.asyncio.client import connect
@@ -106,7 +107,7 @@ async def test_a_job_goes_to_the_node_and_its_tokens_and_receipt_come_back() -> 
         ({"region": "x" * 201}, "too_long"),
     ],
 )
-async def test_a_hello_that_is_not_right_is_turned_away(changes: dict[str, object], code: str) -> None:
+async def test_a_hello_that_is_not_right_is_turned_away(changes: dict[str, Any], code: str) -> None:
     node = ScriptedNode(1)
     hub = a_hub(StakeList(node), Notes())
     async with running_hub(hub) as url, connected(node, url, **changes):
