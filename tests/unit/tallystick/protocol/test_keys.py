@@ -1,11 +1,15 @@
 """Keys and signatures: one form only, and nothing that a stranger sends crashes the reader."""
 
+import runpy
+import sys
+
 import pytest
 from eth_account import Account
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tallystick.protocol.hashing import keccak256
+from tallystick.protocol import hashing
+from tallystick.protocol.hashing import keccak256, keccak256_of
 from tallystick.protocol.keys import ORDER, BadSignature, SigningKey, from_compact, recover, to_compact
 from tests.unit.tallystick.protocol.builders import NODE, bytes32, keys
 
@@ -92,3 +96,13 @@ def test_what_is_no_key_is_refused(secret: bytes) -> None:
         SigningKey(secret)
     with pytest.raises(ValueError, match="digest"):
         NODE.sign_digest(secret[:31])
+
+
+def test_the_slower_keccak_gives_the_same_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sha3", None)  # importing it now fails, as where it is not installed
+    slower = runpy.run_path(hashing.__file__)
+    assert "_new_of_pycryptodome" in slower
+    for length in (0, 1, 135, 136, 137, 1000):
+        data = bytes(range(256)) * 4
+        assert slower["keccak256"](data[:length]) == keccak256(data[:length])
+        assert slower["keccak256_of"]([data[:7], data[7:length]]) == keccak256_of([data[:7], data[7:length]])
