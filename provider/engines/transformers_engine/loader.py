@@ -38,6 +38,7 @@ def load_model(
     """
     if dtype not in DTYPES:
         raise EngineRefused("engine", f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     source = find_source(model)
     name = name or source.name
     digests = tuple((file.name, file_sha256(file, cache_dir)) for file in source.weight_files())
@@ -47,7 +48,6 @@ def load_model(
         key["transformers"] = transformers.__version__
     folder = ready_folder(cache_dir, key, lambda draft: prepare(source, draft, dtype, name, digests))
     manifest_bytes = (folder / "manifest.json").read_bytes()
-    transformers.utils.logging.disable_progress_bar()
     loaded: Any = AutoModelForCausalLM.from_pretrained(
         folder if source.gguf is not None else source.folder,
         dtype=DTYPES[dtype],
