@@ -157,14 +157,6 @@ class Evidence:
         """Return the latest receipts, newest first."""
         return self._kept("1 ORDER BY signed_at DESC, rowid DESC LIMIT ?", (limit,))
 
-    def best_cheque(self, account: str) -> Cheque | None:
-        """Return the cheque for the most, or None."""
-        row = self._database.execute(
-            "SELECT account, epoch, earned, signature FROM cheque WHERE account = ? ORDER BY earned DESC, epoch LIMIT 1",
-            (account,),
-        ).fetchone()
-        return None if row is None else Cheque(row[0], row[1], NanoUsd(row[2]), row[3])
-
     def cheques(self, account: str) -> list[Cheque]:
         """Return all cheques, the largest first."""
         rows = self._database.execute(
@@ -177,6 +169,14 @@ class Evidence:
         """Return, for each state, how many receipts there are and what they earn (nano-dollars)."""
         rows = self._database.execute("SELECT state, COUNT(*), SUM(earning) FROM receipt GROUP BY state")
         return {state: (count, NanoUsd(earning)) for state, count, earning in rows}
+
+    def by_epoch(self) -> list[tuple[int, int, NanoUsd]]:
+        """Return (epoch, how many receipts, what they earn) for the epochs that settled ours, newest first."""
+        rows = self._database.execute(
+            "SELECT settled_epoch, COUNT(*), SUM(earning) FROM receipt WHERE settled_epoch IS NOT NULL "
+            "GROUP BY settled_epoch ORDER BY settled_epoch DESC"
+        )
+        return [(epoch, count, NanoUsd(earning)) for epoch, count, earning in rows]
 
     def last_watched(self) -> int | None:
         """Return the latest epoch that was checked."""

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
 from provider.engines.base import Engine, EngineBroken, EngineEnd, EngineError, EngineJob, EngineTokens
@@ -86,7 +86,8 @@ class RunningJob:
         except StopAsyncIteration as error:
             raise EngineBroken("engine", "the engine stopped without saying why") from error
         finally:
-            await events.aclose()
+            if isinstance(events, AsyncGenerator):
+                await events.aclose()
 
     def _forward(self, tokens: EngineTokens) -> None:
         self._made.ids.extend(tokens.ids)

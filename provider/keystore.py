@@ -48,9 +48,14 @@ def import_key(home: Path, role: Role, secret: bytes, passphrase: str) -> Addres
 
 def load_key(home: Path, role: Role, passphrase: str) -> SigningKey:
     """Return a stored key. Raises KeyUnavailable, saying which file and why."""
+    return SigningKey(load_secret(home, role, passphrase))
+
+
+def load_secret(home: Path, role: Role, passphrase: str) -> bytes:
+    """Return a stored key's 32 bytes. Raises KeyUnavailable, saying which file and why."""
     path = key_path(home, role)
     try:
-        return SigningKey(bytes(EthAccount.decrypt(json.loads(path.read_text()), passphrase)))
+        return bytes(EthAccount.decrypt(json.loads(path.read_text()), passphrase))
     except FileNotFoundError as error:
         raise KeyUnavailable(f"there is no {role} key at {path}") from error
     except ValueError as error:

@@ -70,6 +70,11 @@ app = typer.Typer(
 )
 
 
+@app.callback()
+def root() -> None:
+    """A market for AI inference: pay per token, serve from your own GPU, verify every charge."""
+
+
 @app.command()
 def version() -> None:
     """Print the version of this installation."""

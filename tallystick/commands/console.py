@@ -43,12 +43,14 @@ def facts(pairs: dict[str, Any]) -> Table:
 def foreseen(*kinds: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Turn the exceptions that a command expects into one line on stderr and exit code 1."""
 
+    expected: tuple[type[Exception], ...] = (CommandFailed, *kinds)
+
     def decorate(command: Callable[P, T]) -> Callable[P, T]:
         @functools.wraps(command)
         def run(*args: P.args, **kwargs: P.kwargs) -> T:
             try:
                 return command(*args, **kwargs)
-            except (CommandFailed, *kinds) as error:
+            except expected as error:
                 errors.print(f"[red]Error:[/red] {error}", markup=True)
                 raise typer.Exit(1) from error
 

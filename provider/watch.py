@@ -1,0 +1,163 @@
+"""After every closed epoch: is what the coordinator published what the chain has, and is all of our work in it?
+
+The check needs nobody's word. The file must hash to what `EpochClosed` says, its receipts must be under the root
+that the Ledger has, the payout on the chain must reach what was acknowledged for that epoch, and a receipt that the
+coordinator took for that epoch must be there.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+import structlog
+
+from provider.config import ProviderConfig
+from provider.evidence import Cheque, Evidence, Kept
+from provider.wallet import Operator, operator_of
+from tallystick.evm import EvmError
+from tallystick.protocol.epochfile import BadEpochFile, decode_epoch
+from tallystick.protocol.hashing import keccak256
+from tallystick.protocol.ids import ReceiptId, to_hex
+from tallystick.protocol.merkle import receipt_tree
+from tallystick.protocol.money import NanoUsd, format_usd
+
+log = structlog.get_logger()
+POLL_SECONDS: Final = 5.0
+LARGEST_FILE_BYTES: Final = 2 * 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """An epoch as the chain closed it."""
+
+    epoch: int
+    root: bytes
+    receipt_count: int
+    file_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the check of one epoch found. `settled` are our receipts that are in it."""
+
+    settled: tuple[ReceiptId, ...]
+    findings: tuple[str, ...]
+
+
+def examine(
+    closed: Closed, data: bytes, ours: Sequence[Kept], earned: NanoUsd, cheques: Sequence[Cheque]
+) -> Outcome:
+    """Return what is wrong with an epoch, given its file, our unsettled receipts, what the chain credits us, and our cheques."""
+    findings = []
+    if keccak256(data) != closed.file_hash:
+        return Outcome((), ("the published file is not the one whose hash is on the chain",))
+    try:
+        file = decode_epoch(data)
+    except BadEpochFile as error:
+        return Outcome((), (f"the published file cannot be read: {error}",))
+    if receipt_tree(file.receipt_ids).root != closed.root or len(file.receipt_ids) != closed.receipt_count:
+        findings.append("the file's receipts are not the ones under the root on the chain")
+    published = set(file.receipt_ids)
+    settled = tuple(kept.id for kept in ours if kept.id in published)
+    findings += _missing(closed, ours, published)
+    findings += _underpaid(closed, earned, cheques)
+    return Outcome(settled, tuple(findings))
+
+
+def _missing(closed: Closed, ours: Sequence[Kept], published: set[ReceiptId]) -> list[str]:
+    return [
+        f"receipt {to_hex(kept.id)} (${format_usd(kept.earning)}) was taken for epoch {kept.taken_epoch} and is not "
+        f"settled after epoch {closed.epoch}"
+        for kept in ours
+        if kept.taken_epoch is not None and kept.taken_epoch <= closed.epoch and kept.id not in published
+    ]
+
+
+def _underpaid(closed: Closed, earned: NanoUsd, cheques: Sequence[Cheque]) -> list[str]:
+    cheque = cashable(cheques, closed.epoch)
+    if cheque is None or cheque.earned <= earned:
+        return []
+    short = NanoUsd(cheque.earned - earned)
+    return [
+        f"the chain credits ${format_usd(earned)}, the coordinator acknowledged ${format_usd(cheque.earned)} by epoch "
+        f"{cheque.epoch}; get the ${format_usd(short)} from its bond with: tallystick provider cash"
+    ]
+
+
+def cashable(cheques: Sequence[Cheque], closed_epoch: int) -> Cheque | None:
+    """Return the cheque for the most among those whose epoch is closed."""
+    due = [cheque for cheque in cheques if cheque.epoch <= closed_epoch]
+    return max(due, key=lambda cheque: cheque.earned, default=None)
+
+
+class Watch:
+    """Looks at each epoch that closes while the agent runs, and at those that closed since it last did."""
+
+    def __init__(self, config: ProviderConfig, evidence: Evidence) -> None:
+        self._config = config
+        self._evidence = evidence
+        self._from_block = 0
+
+    async def run(self) -> None:
+        """Check epochs for ever; what is wrong is logged as an error and kept."""
+        while True:
+            try:
+                async with operator_of(self._config) as operator, aiohttp.ClientSession() as http:
+                    while True:
+                        await self.check_new(operator, http)
+                        await asyncio.sleep(POLL_SECONDS)
+            except (EvmError, aiohttp.ClientError, TimeoutError) as error:
+                log.warning("watch_interrupted", reason=str(error))
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def check_new(self, operator: Operator, http: aiohttp.ClientSession) -> list[Outcome]:
+        """Check the epochs that closed since the last look, and return what was found."""
+        outcomes = []
+        for closed in await self._closed_since(operator):
+            outcomes.append(await self._check(closed, operator, http))
+        return outcomes
+
+    async def _closed_since(self, operator: Operator) -> list[Closed]:
+        head = await operator.connection.block()
+        if head is None or head.number < self._from_block:
+            return []
+        topic = operator.ledger.artifact.topic("EpochClosed")
+        ledger = {operator.ledger.address: operator.ledger.artifact}
+        logs = await operator.connection.logs(ledger, self._from_block, head.number, [topic])
+        self._from_block = head.number + 1
+        last = self._evidence.last_watched()
+        found = [
+            Closed(
+                epoch=one.fields["epoch"],
+                root=one.fields["receiptsRoot"],
+                receipt_count=one.fields["receiptCount"],
+                file_hash=one.fields["fileHash"],
+            )
+            for one in logs
+        ]
+        return [closed for closed in found if last is None or closed.epoch > last]
+
+    async def _check(self, closed: Closed, operator: Operator, http: aiohttp.ClientSession) -> Outcome:
+        data = await self._download(closed.epoch, http)
+        *_, earned = await operator.ledger.read("accountOf", self._config.operator)
+        cheques = self._evidence.cheques(self._config.operator)
+        outcome = examine(closed, data, self._evidence.unsettled(), NanoUsd(earned), cheques)
+        for receipt_id in outcome.settled:
+            await self._evidence.settled(receipt_id, closed.epoch)
+        for finding in outcome.findings:
+            log.error("epoch_is_wrong", epoch=closed.epoch, finding=finding)
+        verdict = "wrong" if outcome.findings else "good"
+        await self._evidence.watched(closed.epoch, verdict, list(outcome.findings))
+        log.info("epoch_checked", epoch=closed.epoch, verdict=verdict, ours=len(outcome.settled))
+        return outcome
+
+    async def _download(self, epoch: int, http: aiohttp.ClientSession) -> bytes:
+        url = f"{self._config.coordinator.rstrip('/')}/epochs/{epoch}"
+        async with http.get(url, headers={"Accept": "application/octet-stream"}) as answer:
+            if answer.status != 200:
+                return b""
+            return await answer.content.read(LARGEST_FILE_BYTES)
+
+
