@@ -1,0 +1,1 @@
+"""`/v1/account…`: opening accounts, signing in, keys, balance, consents."""
