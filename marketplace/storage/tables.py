@@ -90,6 +90,10 @@ class ApiKey(SQLModel, table=True):
     created_at: int = Field(sa_column=_millis())
     last_used_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
     revoked_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    changed_at: int = Field(
+        default=0, sa_column=Column(BigInteger, nullable=False, index=True, server_default="0")
+    )
+    """When something that is remembered outside the database (scope, prices, revocation) changed last."""
 
 
 class JobRow(SQLModel, table=True):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, bindparam, or_, select, update
+from sqlalchemy import Select, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from marketplace.storage.prepared import Prepared
@@ -68,9 +68,15 @@ def change(session: Session, key_id: str, account_id: str, **values: Any) -> boo
     return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult
 
 
-def revoked_since(session: Session, since: int) -> Sequence[bytes]:
-    """Return the SHA-256 of the keys that were revoked at `since` or later."""
-    return session.scalars(select(K.c.hash).where(K.c.revoked_at >= since)).all()
+def changed_since(session: Session, since: int) -> Sequence[bytes]:
+    """Return the SHA-256 of the keys that changed at `since` or later."""
+    return session.scalars(select(K.c.hash).where(K.c.changed_at >= since)).all()
+
+
+def count_usable(session: Session, account_id: str) -> int:
+    """Return how many keys of the account are not revoked."""
+    usable = select(func.count()).where(K.c.account_id == account_id, K.c.revoked_at.is_(None))
+    return session.scalar(usable) or 0
 
 
 def _whole() -> Select[Any]:

@@ -74,8 +74,11 @@ def set_matured(session: Session, receipt_ids: Sequence[bytes]) -> None:
 
 
 def of_account(session: Session, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptRow]:
-    """Return up to `limit` of the account's receipts, the oldest first, those after the receipt `after`."""
-    statement = select(ReceiptRow).where(R.c.account_id == account_id)
+    """Return up to `limit` receipts that the account pays, the oldest first, those after the receipt `after`.
+
+    Parts of its failed jobs, which the treasury pays, are not among them.
+    """
+    statement = select(ReceiptRow).where(R.c.account_id == account_id, R.c.payer_id == account_id)
     last = None if after is None else find(session, after)
     if last is not None:
         later = (R.c.taken_at > last.taken_at) | ((R.c.taken_at == last.taken_at) & (R.c.id > last.id))

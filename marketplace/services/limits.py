@@ -1,0 +1,91 @@
+"""Rate limits: a bucket per key and per address, in this process's memory.
+
+They protect the coordinator, not money: holds do that, exactly and in the database.
+"""
+
+import math
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final
+
+from marketplace.domain.errors import TooFast
+
+MOST_BUCKETS: Final = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`burst` requests at once, refilled at `per_minute`; a rate of 0 means no limit."""
+
+    per_minute: float
+    burst: int
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRules:
+    """What a key may do, an address without a key, and how many accounts an address may open."""
+
+    key: Rate
+    address: Rate
+    sign_up: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What is left after a request: `remaining` of `limit`, all of it again in `reset_seconds`."""
+
+    limit: int
+    remaining: int
+    reset_seconds: float
+
+
+UNLIMITED: Final = Standing(0, 0, 0.0)
+
+
+class Limits:
+    """Says yes or no to requests; `now` is a monotonic clock in seconds."""
+
+    def __init__(self, rules: LimitRules, now: Callable[[], float] = monotonic) -> None:
+        self._key = _Buckets(rules.key, "with this key", now)
+        self._address = _Buckets(rules.address, "from this address", now)
+        self._sign_up = _Buckets(rules.sign_up, "to open an account from this address", now)
+
+    def check_key(self, key_id: str) -> Standing:
+        """Count a request with a key (or a session). Raises TooFast."""
+        return self._key.take(key_id)
+
+    def check_address(self, address: str) -> Standing:
+        """Count a request without a key. Raises TooFast."""
+        return self._address.take(address)
+
+    def check_sign_up(self, address: str) -> Standing:
+        """Count a sign-up. Raises TooFast."""
+        return self._sign_up.take(address)
+
+
+class _Buckets:
+    """Levels and when they were true, the least recently used first."""
+
+    def __init__(self, rate: Rate, what: str, now: Callable[[], float]) -> None:
+        self._per_second = rate.per_minute / 60
+        self._burst = max(1, rate.burst)
+        self._what = what
+        self._now = now
+        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, name: str) -> Standing:
+        if self._per_second <= 0:
+            return UNLIMITED
+        now = self._now()
+        level, at = self._levels.get(name, (float(self._burst), now))
+        level = min(self._burst, level + (now - at) * self._per_second)
+        if level < 1:
+            wait = math.ceil((1 - level) / self._per_second)
+            raise TooFast(f"Too many requests {self._what}; try again in {wait} s.", retry_after=wait)
+        self._levels[name] = (level - 1, now)
+        self._levels.move_to_end(name)
+        if len(self._levels) > MOST_BUCKETS:
+            self._levels.popitem(last=False)
+        return Standing(self._burst, int(level - 1), (self._burst - level + 1) / self._per_second)
