@@ -1,0 +1,218 @@
+"""What the chain says enters the books once, and leaves them when the chain takes it back."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from marketplace.domain.ports.chain import StakeChanged
+from marketplace.domain.ports.clock import ManualClock
+from marketplace.domain.ports.stake import NodeStake
+from marketplace.services.deposits import ChainWatcher
+from marketplace.storage.database import Database
+from marketplace.storage.queries import accounts
+from marketplace.storage.tables import Account
+from tests.support.anvil import LONG_TERMS, USD
+from tests.support.chains import ChainDriver, MemoryDriver, address, chain_driver
+
+ALICE, BOB = 3, 4
+CONFIRMATIONS = 3
+
+
+@dataclass
+class Setting:
+    """A chain, books, and the watcher between them."""
+
+    driver: ChainDriver
+    database: Database
+    watcher: ChainWatcher
+    stake_changes: list[int] = field(default_factory=list)
+
+    async def books(self, who: int) -> Account | None:
+        """Return what the books have of an account."""
+        return await self.database.read(lambda session: accounts.by_address(session, address(who)))
+
+    async def balance(self, who: int) -> int:
+        account = await self.books(who)
+        return 0 if account is None else account.balance
+
+    async def confirm(self) -> None:
+        """Bury what happened, and read it."""
+        await self.driver.mine(CONFIRMATIONS)
+        await self.watcher.poll()
+
+
+@pytest.fixture(params=["memory", pytest.param("anvil", marks=pytest.mark.anvil)])
+async def setting(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setting]:
+    database = await Database.open(f"sqlite+pysqlite:///{tmp_path}/books.sqlite")
+    async with chain_driver(request.param) as driver:
+        changes: list[int] = []
+        watcher = ChainWatcher(
+            database,
+            driver.chain,
+            ManualClock(),
+            confirmations=CONFIRMATIONS,
+            first_block=0,
+            stakes_changed=lambda: changes.append(1),
+        )
+        yield Setting(driver, database, watcher, changes)
+    await database.close()
+
+
+async def test_a_deposit_counts_after_its_confirmations_and_not_before(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD, authorized=2 * USD)
+    for _ in range(CONFIRMATIONS):
+        await setting.watcher.poll()
+        assert await setting.balance(ALICE) == 0
+        await setting.driver.mine()
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.deposited, account.authorized) == (5 * USD, 5 * USD, 2 * USD)
+
+
+async def test_a_deposit_is_credited_once_however_often_it_is_read(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.confirm()
+    other = ChainWatcher(
+        setting.database, setting.driver.chain, ManualClock(), confirmations=0, first_block=0
+    )
+    await other.poll()
+    assert await setting.balance(ALICE) == 5 * USD
+    await setting.driver.deposit(ALICE, 1 * USD)
+    await setting.confirm()
+    assert await setting.balance(ALICE) == 6 * USD
+
+
+async def test_a_request_counts_as_gone_the_moment_it_is_seen(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.driver.request_withdrawal(ALICE, 3 * USD)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.requested) == (5 * USD, 3 * USD)
+    assert account.requested_payable_at % 1000 == 0
+    await setting.driver.request_withdrawal(ALICE, 0)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.requested == 0
+
+
+async def test_a_request_for_everything_takes_everything_out_of_reach(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.driver.request_withdrawal(ALICE, 2**64 - 1)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.requested >= account.balance
+
+
+async def test_a_withdrawal_is_booked_at_once_with_the_right_that_left_with_it(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD, authorized=4 * USD)
+    await setting.confirm()
+    await setting.driver.request_withdrawal(ALICE, 5 * USD)
+    await setting.watcher.poll()
+    await setting.driver.wait(LONG_TERMS.thaw)
+    await setting.driver.withdraw(ALICE)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.requested, account.withdrawn) == (0, 0, 5 * USD)
+    assert account.authorized == 0
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.authorized == 0
+
+
+async def test_a_shallow_reorganisation_never_credits_the_deposit_it_removed(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.watcher.poll()
+    await setting.driver.reorganise(2)
+    await setting.confirm()
+    assert await setting.balance(ALICE) == 0
+    await setting.driver.deposit(ALICE, 2 * USD)
+    await setting.confirm()
+    assert await setting.balance(ALICE) == 2 * USD
+
+
+async def test_a_deep_reorganisation_takes_a_credited_deposit_back(setting: Setting) -> None:
+    await setting.driver.deposit(BOB, 1 * USD)
+    await setting.driver.mine(6)
+    await setting.driver.deposit(ALICE, 5 * USD, authorized=3 * USD)
+    await setting.confirm()
+    assert await setting.balance(ALICE) == 5 * USD
+    await setting.driver.reorganise(CONFIRMATIONS + 4)
+    await setting.driver.deposit(ALICE, 2 * USD)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.authorized) == (2 * USD, 0)
+    assert await setting.balance(BOB) == 1 * USD
+
+
+async def test_a_withdrawal_that_a_reorganisation_removed_is_requested_again(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.driver.request_withdrawal(ALICE, 3 * USD)
+    await setting.driver.wait(LONG_TERMS.thaw)
+    await setting.driver.mine(3)
+    await setting.driver.withdraw(ALICE)
+    await setting.watcher.poll()
+    assert await setting.balance(ALICE) == 2 * USD
+    await setting.driver.reorganise(1)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.requested, account.withdrawn) == (5 * USD, 3 * USD, 0)
+
+
+async def test_a_request_that_a_reorganisation_removed_is_forgotten(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.driver.mine(2)
+    await setting.driver.request_withdrawal(ALICE, 3 * USD)
+    await setting.watcher.poll()
+    await setting.driver.reorganise(1)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.requested == 0
+
+
+async def test_a_restarted_watcher_goes_on_where_the_last_one_stopped(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    await setting.driver.deposit(ALICE, 1 * USD)
+    await setting.driver.mine(CONFIRMATIONS)
+    other = ChainWatcher(
+        setting.database, setting.driver.chain, ManualClock(), confirmations=CONFIRMATIONS, first_block=0
+    )
+    await other.poll()
+    assert await setting.balance(ALICE) == 6 * USD
+
+
+async def test_whoever_keeps_stakes_hears_that_they_moved(tmp_path: Path) -> None:
+    driver, changes = MemoryDriver(), []
+    database = await Database.open(f"sqlite+pysqlite:///{tmp_path}/books.sqlite")
+    watcher = ChainWatcher(
+        database,
+        driver.chain,
+        ManualClock(),
+        confirmations=2,
+        first_block=0,
+        stakes_changed=lambda: changes.append(1),
+    )
+    await watcher.poll()
+    assert changes == []
+    driver.memory.set_stake(address(BOB), NodeStake(address(BOB), True, 1, True))
+    assert isinstance((await driver.chain.events(0, 99))[-1], StakeChanged)
+    await watcher.poll()
+    await watcher.poll()
+    assert changes == [1]
+    await database.close()
