@@ -138,7 +138,14 @@ def test_a_field_that_its_type_cannot_hold_is_refused(name: str) -> None:
         case bytes():
             wrong = [bytes(31), bytes(33), b""]
         case _:
-            wrong = ["", "0x", "0x" + "AB" * 20, "0x" + "ab" * 19, "0x" + "ab" * 19 + "  ", "zz" * 21]
+            wrong = [
+                "",
+                "0x",
+                "0x" + "AB" * 20,
+                "0x" + "ab" * 19,
+                "0x" + "ab" * 19 + "  ",
+                "0x" + "ab" * 20 + "\n",
+            ]
     for value in wrong:
         with pytest.raises(BadField):
             eip712.receipt_digest(LEDGER, make_receipt(**{name: value}))

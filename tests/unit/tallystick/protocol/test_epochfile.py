@@ -189,6 +189,27 @@ def test_a_receipt_that_does_not_fit_is_refused(receipt: EpochReceipt) -> None:
         encoded(make_rows(), [receipt])
 
 
+def test_a_file_of_another_version_is_refused() -> None:
+    data = bytearray(encoded(*vector_samples.empty_epoch()))
+    assert decode_epoch(bytes(data)).rows.epoch == 8
+    data[17] = 2
+    with pytest.raises(BadEpochFile, match="version"):
+        decode_epoch(bytes(data))
+
+
+def test_a_reason_that_no_writer_makes_is_refused() -> None:
+    row = Row(NODE.address, 1)
+    longest = replace(make_rows(), set_aside=(SetAside(RowKind.PAYOUT, row, "x" * 2000),))
+    data = encoded(longest, [])
+    assert decode_epoch(data).rows == longest
+    longer = data[:-2002] + (2001).to_bytes(2, "big") + b"x" * 2001
+    not_text = data[:-2002] + (1).to_bytes(2, "big") + b"\xff"
+    kind = data[:-2035] + b"\2" + data[-2034:]
+    for wrong in (longer, not_text, kind):
+        with pytest.raises(BadEpochFile, match=r"reason|kind"):
+            decode_epoch(wrong)
+
+
 def test_unknown_flags_of_a_receipt_are_refused() -> None:
     with pytest.raises(BadEpochFile, match="flags"):
         encoded(make_rows(), [entry(make_receipt(), 2)])

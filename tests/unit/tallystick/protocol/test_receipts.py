@@ -63,6 +63,7 @@ def test_a_rendered_receipt_comes_back_through_json(receipt: Receipt) -> None:
         ("input_price", "-1"),
         ("input_price", "3e2"),
         ("input_price", "9" * 20),
+        ("input_price", "３００"),
     ],
 )
 def test_a_malformed_rendering_is_refused(name: str, value: Any) -> None:
