@@ -1,0 +1,1 @@
+"""What anybody may see: the market, its nodes, its epochs, settled receipts; and how the coordinator is."""

@@ -1,0 +1,112 @@
+"""Receipts for those who ask: the signed thing, where it stands, and the proof that it was settled."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from sqlalchemy.orm import Session
+
+from marketplace.domain.errors import NotFound
+from marketplace.storage.database import Database
+from marketplace.storage.queries import published, receipts
+from marketplace.storage.tables import ReceiptRow
+from tallystick.protocol.merkle import Proof, Tree, receipt_tree
+from tallystick.protocol.receipts import SignedReceipt
+
+TREES_REMEMBERED: Final = 8
+CLOSED: Final = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """A receipt's place under a closed epoch's root."""
+
+    epoch: int
+    root: bytes
+    proof: Proof
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptView:
+    """A receipt that was taken. Amounts in nano-dollars; `status` is taken, matured or settled."""
+
+    id: bytes
+    account_id: str
+    signed: SignedReceipt
+    charge: int
+    fee: int
+    paid_by_consumer: bool
+    status: str
+    taken_epoch: int
+    taken_signature: bytes
+    taken_at: int
+    epoch: int | None
+    leaf: int | None
+
+
+class ReceiptBook:
+    """Finds receipts and proves their place; the latest epochs' trees stay in memory."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._trees: OrderedDict[int, Tree] = OrderedDict()
+
+    async def find(self, receipt_id: bytes) -> ReceiptView:
+        """Return a receipt. Raises NotFound."""
+        found = await self._database.read(lambda session: _find(session, receipt_id))
+        if found is None:
+            raise NotFound(f"There is no receipt 0x{receipt_id.hex()}.")
+        return found
+
+    async def of_account(
+        self, account_id: str, *, after: bytes | None, limit: int
+    ) -> Sequence[ReceiptView]:
+        """Return up to `limit` receipts that an account pays for, the oldest first."""
+        return await self._database.read(
+            lambda session: [
+                _view(session, row)
+                for row in receipts.of_account(session, account_id, after=after, limit=limit)
+            ]
+        )
+
+    async def inclusion(self, receipt: ReceiptView) -> Inclusion | None:
+        """Return the proof that a receipt is under its epoch's root; None before the epoch is closed."""
+        if receipt.status != "settled" or receipt.epoch is None or receipt.leaf is None:
+            return None
+        tree = await self._tree(receipt.epoch)
+        return Inclusion(receipt.epoch, tree.root, tree.proof(receipt.leaf))
+
+    async def _tree(self, epoch: int) -> Tree:
+        if epoch not in self._trees:
+            ids = await self._database.read(lambda session: published.receipt_ids(session, epoch))
+            self._trees[epoch] = receipt_tree(ids)
+            if len(self._trees) > TREES_REMEMBERED:
+                self._trees.popitem(last=False)
+        self._trees.move_to_end(epoch)
+        return self._trees[epoch]
+
+
+def _find(session: Session, receipt_id: bytes) -> ReceiptView | None:
+    row = receipts.find(session, receipt_id)
+    return None if row is None else _view(session, row)
+
+
+def _view(session: Session, row: ReceiptRow) -> ReceiptView:
+    epoch = None if row.epoch is None else published.find_epoch(session, row.epoch)
+    settled = epoch is not None and epoch.state == CLOSED
+    return ReceiptView(
+        id=row.id,
+        account_id=row.account_id,
+        signed=msgspec.msgpack.decode(row.body, type=SignedReceipt),
+        charge=row.charge,
+        fee=row.fee,
+        paid_by_consumer=row.payer_id == row.account_id,
+        status="settled" if settled else "matured" if row.matured else "taken",
+        taken_epoch=row.taken_epoch,
+        taken_signature=row.taken_signature,
+        taken_at=row.taken_at,
+        epoch=row.epoch,
+        leaf=row.leaf,
+    )
