@@ -112,6 +112,8 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         nonReentrant
     {
         // A permit that somebody else sent first has already set the allowance; the transfer tells whether it suffices.
+        // Nothing that is written below was read above, and the guard keeps a token from coming back in between.
+        // slither-disable-next-line reentrancy-benign
         try IERC20Permit(token).permit(msg.sender, address(this), units, deadline, v, r, s) {} catch {}
         _credit(msg.sender, _take(units), authorized);
     }
@@ -146,12 +148,13 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         // Checks.
         Exit memory exit = _exits[msg.sender];
         if (exit.amount == 0) revert Ledger_NothingRequested(msg.sender);
+        // Here and below: a validator's few seconds do not matter where times are hours.
+        // slither-disable-next-line timestamp
         if (block.timestamp < exit.payableAt) revert Ledger_StillThawing(msg.sender, exit.payableAt);
 
         // Effects.
         Books books = _books[msg.sender];
-        uint64 units = (exit.amount < books.balance() ? exit.amount : books.balance()) / SCALE;
-        uint64 amount = units * SCALE;
+        uint64 amount = _wholeUnitsDown(exit.amount < books.balance() ? exit.amount : books.balance());
         books = books.minusBalance(amount);
         if (books.balance() < SCALE && books.authorized() != books.spent()) {
             books = books.withAuthorized(books.spent());
@@ -159,10 +162,10 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         }
         _books[msg.sender] = books;
         delete _exits[msg.sender];
-        emit Withdrawn(msg.sender, units, amount);
+        emit Withdrawn(msg.sender, amount / SCALE, amount);
 
         // Interactions.
-        if (units > 0) IERC20(token).safeTransfer(msg.sender, units);
+        if (amount > 0) IERC20(token).safeTransfer(msg.sender, amount / SCALE);
     }
 
     // ------------------------------------------------------------------------------------------------------- Coordinator
@@ -214,17 +217,16 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         // Checks.
         Payout memory payout = _payouts[account];
         uint64 unclaimed = _books[account].earned() - payout.claimed;
-        uint64 units = unclaimed / SCALE;
-        if (units == 0) revert Ledger_NothingToClaim(account, unclaimed);
+        uint64 amount = _wholeUnitsDown(unclaimed);
+        if (amount == 0) revert Ledger_NothingToClaim(account, unclaimed);
 
         // Effects.
-        uint64 amount = units * SCALE;
         address to = payout.to == address(0) ? account : payout.to;
         _payouts[account].claimed = payout.claimed + amount;
-        emit Claimed(account, to, units, amount);
+        emit Claimed(account, to, amount / SCALE, amount);
 
         // Interactions.
-        IERC20(token).safeTransfer(to, units);
+        IERC20(token).safeTransfer(to, amount / SCALE);
     }
 
     /// @inheritdoc ILedger
@@ -239,10 +241,15 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     function cash(address account, uint64 epoch, uint64 earned, bytes calldata signature) external {
         // Checks.
         bytes32 digest = _hashTypedDataV4(Vouchers.acknowledgement(account, epoch, earned));
+        // An invalid signature recovers 0, which never was the coordinator.
+        // slither-disable-next-line unused-return
         (address signer,,) = ECDSA.tryRecover(digest, signature);
         if (epoch >= signsBefore[signer]) revert Ledger_ChequeForged(account, epoch, signer);
         uint256 overdueAfter = epochEnd(epoch) + settlementLag;
-        if (epoch >= _progress.epoch && block.timestamp <= overdueAfter) revert Ledger_NotCashableYet(epoch, overdueAfter);
+        // slither-disable-next-line timestamp
+        if (epoch >= _progress.epoch && block.timestamp <= overdueAfter) {
+            revert Ledger_NotCashableYet(epoch, overdueAfter);
+        }
         Books books = _books[account];
         if (earned <= books.earned()) revert Ledger_NothingToCash(account, earned, books.earned());
         uint64 owed = earned - books.earned();
@@ -292,16 +299,16 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         // Checks.
         if (to == address(0)) revert Ledger_ZeroAddress();
         uint64 releasableAt = bondReleasableAt;
+        // slither-disable-next-line timestamp
         if (releasableAt == 0 || block.timestamp < releasableAt) revert Ledger_BondLocked(releasableAt);
 
         // Effects.
-        uint64 units = bond / SCALE;
-        uint64 amount = units * SCALE;
+        uint64 amount = _wholeUnitsDown(bond);
         bond -= amount;
-        emit BondReleased(to, units, amount);
+        emit BondReleased(to, amount / SCALE, amount);
 
         // Interactions.
-        IERC20(token).safeTransfer(to, units);
+        IERC20(token).safeTransfer(to, amount / SCALE);
     }
 
     // ------------------------------------------------------------------------------------------------------------- Views
@@ -386,6 +393,11 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         return a + b;
     }
 
+    /// @dev Returns the part of an amount that is whole units of the token.
+    function _wholeUnitsDown(uint64 amount) private pure returns (uint64) {
+        return amount - amount % SCALE;
+    }
+
     // -------------------------------------------------------------------------------------------------------- Settlement
 
     /// @dev Applies the rows of one chunk. Returns what is in the epoch's pool afterwards; the caller stores it.
@@ -412,6 +424,7 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         if (epoch > progress.epoch && progress.chunks > 0) revert Ledger_EpochOpen(epoch, progress.epoch);
         if (chunk != progress.chunks) revert Ledger_WrongChunk(epoch, chunk, progress.chunks);
         uint256 end = epochEnd(epoch);
+        // slither-disable-next-line timestamp
         if (block.timestamp < end) revert Ledger_EpochNotOver(epoch, end);
     }
 
@@ -452,8 +465,9 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     {
         spent = consent.spent;
         bytes32 digest = MessageHashUtils.toTypedDataHash(domainSeparator, Vouchers.consent(account, spent));
-        (address signer,,) = ECDSA.tryRecover(digest, consent.r, consent.vs);
         // An invalid signature recovers 0, which a row may name as its account.
+        // slither-disable-next-line unused-return
+        (address signer,,) = ECDSA.tryRecover(digest, consent.r, consent.vs);
         if (signer == address(0) || (signer != account && !isConsentKey[account][signer])) {
             revert Ledger_ConsentForged(row, account, spent, signer);
         }
@@ -463,9 +477,13 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
     function _chargeable(Books books, bytes32 charge, uint256 row) private pure returns (uint64 amount) {
         uint64 spent = charge.amount();
         if (spent < books.spent()) revert Ledger_ChargeGoesBack(row, charge.account(), spent, books.spent());
-        if (spent > books.authorized()) revert Ledger_ChargeBeyondRight(row, charge.account(), spent, books.authorized());
+        if (spent > books.authorized()) {
+            revert Ledger_ChargeBeyondRight(row, charge.account(), spent, books.authorized());
+        }
         amount = spent - books.spent();
-        if (amount > books.balance()) revert Ledger_ChargeBeyondBalance(row, charge.account(), amount, books.balance());
+        if (amount > books.balance()) {
+            revert Ledger_ChargeBeyondBalance(row, charge.account(), amount, books.balance());
+        }
     }
 
     /// @dev Returns what is left of the pool.

@@ -174,7 +174,8 @@ interface ILedger {
 
     /// @notice As `deposit`, with the allowance given by a permit (ERC-2612). A permit that fails, because somebody sent it
     /// first, does not matter if the allowance suffices.
-    function depositWithPermit(uint256 units, uint64 authorized, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external;
+    function depositWithPermit(uint256 units, uint64 authorized, uint256 deadline, uint8 v, bytes32 r, bytes32 s)
+        external;
 
     /// @notice Raises how far the caller's `spent` may go, in cumulative nano-dollars. The same again changes nothing.
     /// Requirements: not less than is recorded.
@@ -252,11 +253,11 @@ interface ILedger {
 
     /// @notice Names the coordinator, or with 0 steps down, which starts the clock of the bond; a new coordinator stops it.
     /// Requirements: the caller must be the owner, and it must be a change.
-    function setCoordinator(address coordinator) external;
+    function setCoordinator(address next) external;
 
     /// @notice Replaces the commitment to the next audit secret, for a coordinator that does not have the old one.
     /// Requirements: the caller must be the owner; not 0.
-    function commitAuditSecret(bytes32 auditSecretHash) external;
+    function commitAuditSecret(bytes32 hash) external;
 
     /// @notice Pays the bond out in units of the token, rounded down; the rest stays.
     /// Requirements: the caller must be the owner, and the coordinator must have stepped down `bondRelease` ago.

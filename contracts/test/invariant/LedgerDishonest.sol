@@ -58,13 +58,11 @@ contract LedgerDishonest is LedgerWorld {
     }
 
     /// @dev The rules for one charge and one payout, in the words of `ILedger.settle`.
-    function isAllowed(
-        address person,
-        uint64 spent,
-        uint64 earned,
-        bool isFlagged,
-        ILedger.ConsentSignature memory s
-    ) private view returns (bool) {
+    function isAllowed(address person, uint64 spent, uint64 earned, bool isFlagged, ILedger.ConsentSignature memory s)
+        private
+        view
+        returns (bool)
+    {
         ILedger.Account memory account = ledger.accountOf(person);
         ILedger.ConsentSignature memory last = lastConsent[person];
         if (isFlagged && (last.r == 0 || s.r != last.r || s.vs != last.vs || s.spent != last.spent)) return false;
@@ -196,7 +194,11 @@ contract LedgerDishonest is LedgerWorld {
     }
 
     /// @dev The owner's last signature, the same with another sum, the coordinator's own, or noise.
-    function signature(address person, uint64 spent, uint256 how) private view returns (ILedger.ConsentSignature memory s) {
+    function signature(address person, uint64 spent, uint256 how)
+        private
+        view
+        returns (ILedger.ConsentSignature memory s)
+    {
         uint256 kind = (how >> 8) % 4;
         if (kind == 3) return ILedger.ConsentSignature(spent, bytes32(how), bytes32(how >> 16));
         if (kind == 2) return signConsent(coordinatorKey, person, spent);

@@ -76,7 +76,9 @@ contract LedgerHonest is LedgerWorld {
         ledger.settle(epoch, 0, charges, consents, none());
         assertRefused(epoch, 0, charges, consents, none());
         delete unsent;
-        for (uint256 i = 0; i < payouts.length; ++i) unsent.push(payouts[i]);
+        for (uint256 i = 0; i < payouts.length; ++i) {
+            unsent.push(payouts[i]);
+        }
     }
 
     /// @dev Sends the payouts and closes. What was cashed meanwhile is not to be paid twice: the treasury gets it.

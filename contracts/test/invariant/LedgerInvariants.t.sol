@@ -51,7 +51,9 @@ abstract contract LedgerInvariants is Test {
         world.everybodyLeaves();
         LedgerWorld.Line[] memory lines = checkLaws();
         for (uint256 i = 0; i < lines.length; ++i) {
-            assertEq(lines[i].units * 1000, lines[i].withdrawn + lines[i].claimed, "somebody holds what did not leave for it");
+            assertEq(
+                lines[i].units * 1000, lines[i].withdrawn + lines[i].claimed, "somebody holds what did not leave for it"
+            );
         }
     }
 

@@ -272,10 +272,7 @@ abstract contract LedgerWorld is LedgerTest {
         return ledger.accountOf(person).earned - ledger.claimedOf(person);
     }
 
-    function consent(address person, uint64 spent, bool byDelegate)
-        internal
-        returns (ILedger.ConsentSignature memory)
-    {
+    function consent(address person, uint64 spent, bool byDelegate) internal returns (ILedger.ConsentSignature memory) {
         if (spent > consented[person]) consented[person] = spent;
         return signConsent(byDelegate ? consentKeys[person] : keys[person], person, spent);
     }

@@ -174,7 +174,11 @@ abstract contract LedgerTest is Test {
         return ILedger.ConsentSignature(spent, r, vs);
     }
 
-    function signCheque(uint256 key, address account, uint64 epoch, uint64 earned) internal view returns (bytes memory) {
+    function signCheque(uint256 key, address account, uint64 epoch, uint64 earned)
+        internal
+        view
+        returns (bytes memory)
+    {
         (uint8 v, bytes32 r, bytes32 s) = vm.sign(key, digest(Vouchers.acknowledgement(account, epoch, earned)));
         return abi.encodePacked(r, s, v);
     }
@@ -185,7 +189,10 @@ abstract contract LedgerTest is Test {
 
     // ------------------------------------------------------------------------------------------------------- Assertions
 
-    function assertAccount(address account, uint64 balance, uint64 spent, uint64 authorized, uint64 earned) internal view {
+    function assertAccount(address account, uint64 balance, uint64 spent, uint64 authorized, uint64 earned)
+        internal
+        view
+    {
         ILedger.Account memory books = ledger.accountOf(account);
         assertEq(books.balance, balance, "balance");
         assertEq(books.spent, spent, "spent");

@@ -75,9 +75,7 @@ contract Ledger_Cash_Test is LedgerTest {
     function test_AnEpochIsOverdueWhenItsLagIsOver() external {
         bytes memory cheque = signCheque(coordinatorKey, operator, 3, 500);
         vm.warp(overdue(3) - 1);
-        vm.expectRevert(
-            abi.encodeWithSelector(ILedger.Ledger_NotCashableYet.selector, 3, ledger.epochEnd(3) + LAG)
-        );
+        vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_NotCashableYet.selector, 3, ledger.epochEnd(3) + LAG));
         ledger.cash(operator, 3, 500, cheque);
         skip(1);
         ledger.cash(operator, 3, 500, cheque);
@@ -116,9 +114,7 @@ contract Ledger_Cash_Test is LedgerTest {
         vm.assume(key != coordinatorKey);
         vm.warp(overdue(0));
         bytes memory cheque = signCheque(key, operator, 0, 500);
-        vm.expectRevert(
-            abi.encodeWithSelector(ILedger.Ledger_ChequeForged.selector, operator, 0, vm.addr(key))
-        );
+        vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_ChequeForged.selector, operator, 0, vm.addr(key)));
         ledger.cash(operator, 0, 500, cheque);
     }
 

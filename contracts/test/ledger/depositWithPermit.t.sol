@@ -52,9 +52,8 @@ contract Ledger_DepositWithPermit_Test is LedgerTest {
     }
 
     function signPermit(uint256 value) private view returns (uint8, bytes32, bytes32) {
-        bytes32 permit = keccak256(
-            abi.encode(PERMIT, consumer, address(ledger), value, token.nonces(consumer), block.timestamp)
-        );
+        bytes32 permit =
+            keccak256(abi.encode(PERMIT, consumer, address(ledger), value, token.nonces(consumer), block.timestamp));
         return vm.sign(consumerKey, MessageHashUtils.toTypedDataHash(token.DOMAIN_SEPARATOR(), permit));
     }
 }

@@ -10,7 +10,7 @@ import {LedgerTest} from "./LedgerTest.sol";
 /// forge-config: default.isolate = true
 contract Ledger_Gas_Test is LedgerTest {
     uint256 private constant ROWS = 200;
-    uint64 private constant SPENT = 1234567890123;
+    uint64 private constant SPENT = 1_234_567_890_123;
     string private constant GROUP = "Ledger";
 
     function setUp() public override {

@@ -85,9 +85,7 @@ contract Ledger_SettleAndClose_Test is LedgerTest {
         ILedger.Closing memory closing_ = closing();
         vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_PoolLeft.selector, 0, spent - paid));
         vm.prank(coordinator);
-        ledger.settleAndClose(
-            0, 0, one(charge(consumer, spent)), noConsents(), one(payout(operator, paid)), closing_
-        );
+        ledger.settleAndClose(0, 0, one(charge(consumer, spent)), noConsents(), one(payout(operator, paid)), closing_);
     }
 
     function testFuzz_RevertWhen_TheSecretIsNotTheOneCommittedTo(bytes32 secret) external {
@@ -95,9 +93,7 @@ contract Ledger_SettleAndClose_Test is LedgerTest {
         ILedger.Closing memory closing_ = closing();
         closing_.auditSecret = secret;
         vm.expectRevert(
-            abi.encodeWithSelector(
-                ILedger.Ledger_WrongAuditSecret.selector, secretHash(secret), secretHash(SECRET)
-            )
+            abi.encodeWithSelector(ILedger.Ledger_WrongAuditSecret.selector, secretHash(secret), secretHash(SECRET))
         );
         vm.prank(coordinator);
         ledger.settleAndClose(0, 0, none(), noConsents(), none(), closing_);

@@ -97,9 +97,7 @@ contract Ledger_SettleWithConsents_Test is LedgerTest {
 
     function test_RevertWhen_ASignatureOfNobodyNamesTheAccountZero() external {
         ILedger.ConsentSignature memory nobody = ILedger.ConsentSignature(0, 0, 0);
-        vm.expectRevert(
-            abi.encodeWithSelector(ILedger.Ledger_ConsentForged.selector, 0, address(0), 0, address(0))
-        );
+        vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_ConsentForged.selector, 0, address(0), 0, address(0)));
         settleChunk(0, one(chargeWithConsent(address(0), 0)), oneConsent(nobody));
     }
 

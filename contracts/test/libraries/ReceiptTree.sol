@@ -21,12 +21,16 @@ library ReceiptTree {
             index /= 2;
         }
         siblings = new bytes32[](depth);
-        for (uint256 i = 0; i < depth; ++i) siblings[i] = path[i];
+        for (uint256 i = 0; i < depth; ++i) {
+            siblings[i] = path[i];
+        }
     }
 
     function leaves(bytes32[] memory ids) private pure returns (bytes32[] memory level) {
         level = new bytes32[](ids.length);
-        for (uint256 i = 0; i < ids.length; ++i) level[i] = Receipts.leaf(ids[i]);
+        for (uint256 i = 0; i < ids.length; ++i) {
+            level[i] = Receipts.leaf(ids[i]);
+        }
     }
 
     function above(bytes32[] memory level) private pure returns (bytes32[] memory next) {

@@ -31,8 +31,7 @@ contract Books_Test is Test {
         Books books = Books.wrap(word);
         uint64 room = type(uint64).max - books.spent();
         amount = uint64(bound(amount, 0, room < books.balance() ? room : books.balance()));
-        Books expected =
-            pack(books.balance() - amount, books.spent() + amount, books.authorized(), books.earned());
+        Books expected = pack(books.balance() - amount, books.spent() + amount, books.authorized(), books.earned());
         assertSame(books.charged(amount), expected);
     }
 

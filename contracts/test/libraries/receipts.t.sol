@@ -56,11 +56,15 @@ contract Receipts_Test is Test {
         bytes32 root = ReceiptTree.root(ids);
         bytes32[] memory siblings = ReceiptTree.proof(ids, index);
         bytes32[] memory longer = new bytes32[](siblings.length + 1);
-        for (uint256 i = 0; i < siblings.length; ++i) longer[i] = siblings[i];
+        for (uint256 i = 0; i < siblings.length; ++i) {
+            longer[i] = siblings[i];
+        }
         assertFalse(Receipts.verify(root, count, ids[index], index, longer));
         if (siblings.length > 0) {
             bytes32[] memory shorter = new bytes32[](siblings.length - 1);
-            for (uint256 i = 0; i < shorter.length; ++i) shorter[i] = siblings[i];
+            for (uint256 i = 0; i < shorter.length; ++i) {
+                shorter[i] = siblings[i];
+            }
             assertFalse(Receipts.verify(root, count, ids[index], index, shorter));
         }
     }
@@ -70,7 +74,8 @@ contract Receipts_Test is Test {
         bytes32[] memory ids = receipts(3, "seed");
         bytes32 root = ReceiptTree.root(ids);
         bytes32[] memory siblings = new bytes32[](2);
-        (siblings[0], siblings[1]) = (Receipts.leaf(ids[2]), Receipts.node(Receipts.leaf(ids[0]), Receipts.leaf(ids[1])));
+        (siblings[0], siblings[1]) =
+        (Receipts.leaf(ids[2]), Receipts.node(Receipts.leaf(ids[0]), Receipts.leaf(ids[1])));
         assertFalse(Receipts.verify(root, 3, Receipts.EMPTY, 3, siblings));
         bytes32[] memory one = new bytes32[](1);
         one[0] = Receipts.node(Receipts.leaf(ids[2]), Receipts.EMPTY);
@@ -114,6 +119,8 @@ contract Receipts_Test is Test {
 
     function receipts(uint256 count, bytes32 seed) private pure returns (bytes32[] memory ids) {
         ids = new bytes32[](count);
-        for (uint256 i = 0; i < count; ++i) ids[i] = keccak256(abi.encode(seed, i));
+        for (uint256 i = 0; i < count; ++i) {
+            ids[i] = keccak256(abi.encode(seed, i));
+        }
     }
 }

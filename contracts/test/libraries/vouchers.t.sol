@@ -73,9 +73,7 @@ contract Vouchers_Vectors_Test is LedgerTest {
         for (; has(".acknowledgements", i); ++i) {
             string memory p = path(".acknowledgements", i);
             uint64 epoch = uint64(number(p, ".epoch"));
-            assertVoucher(
-                p, Vouchers.acknowledgement(person(p, ".account"), epoch, uint64(number(p, ".earned")))
-            );
+            assertVoucher(p, Vouchers.acknowledgement(person(p, ".account"), epoch, uint64(number(p, ".earned"))));
         }
         assertGt(i, 1);
     }
