@@ -68,12 +68,16 @@ class Account(SQLModel, table=True):
 class ConsentKey(SQLModel, table=True):
     """A key that may sign consents for an account, as seen on the chain."""
 
+    __tablename__ = "consent_key"
+
     account_id: str = Field(primary_key=True)
     address: str = Field(primary_key=True)
 
 
 class ApiKey(SQLModel, table=True):
     """An API key; only its SHA-256 is kept. `cap` None means no cap."""
+
+    __tablename__ = "api_key"
 
     id: str = Field(primary_key=True)
     account_id: str = Field(index=True)
@@ -130,7 +134,7 @@ class ReceiptRow(SQLModel, table=True):
     __tablename__ = "receipt"
 
     id: bytes = Field(sa_column=_bytes(primary=True))
-    job_id: bytes = Field(sa_column=_bytes(index=True))
+    job_id: bytes = Field(sa_column=_bytes())
     attempt: int
     account_id: str
     """The consumer whose job it was."""
@@ -225,6 +229,8 @@ class SettlementRow(SQLModel, table=True):
 
 class ChainCursor(SQLModel, table=True):
     """How far the chain was read, and the hash of that block, to notice a reorganisation."""
+
+    __tablename__ = "chain_cursor"
 
     name: str = Field(primary_key=True)
     block_number: int = Field(sa_column=Column(BigInteger, nullable=False))
