@@ -24,6 +24,7 @@ from marketplace.domain.ports.link import NodeWatcher
 from marketplace.domain.ports.stake import StakeBook
 from marketplace.transport.caps import Bucket
 from marketplace.transport.handshake import Rejected, check_hello, check_stake, new_challenge
+from marketplace.transport.intake import Intake
 from marketplace.transport.outbox import Outbox, SlowReader
 from marketplace.transport.reader import Reader, receive_bytes
 from marketplace.transport.roster import Roster
@@ -195,9 +196,7 @@ class WebSocketHub(Roster):
     def _reader(self, session: Session) -> Reader:
         now = asyncio.get_running_loop().time()
         return Reader(
-            self,
-            session,
-            self._watcher,
+            Intake(self, session, self._watcher),
             messages=Bucket(self._rules.messages_rate, self._rules.messages_burst, now),
             volume=Bucket(self._rules.bytes_rate, self._rules.bytes_burst, now),
         )
