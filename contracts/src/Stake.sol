@@ -82,6 +82,8 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
     /// @inheritdoc IStake
     function stakeWithPermit(uint256 units, uint256 deadline, uint8 v, bytes32 r, bytes32 s) external nonReentrant {
         // A permit that somebody else sent first has already set the allowance; the transfer tells whether it suffices.
+        // What the token calls back into is guarded.
+        // slither-disable-next-line reentrancy-benign
         try IERC20Permit(token).permit(msg.sender, address(this), units, deadline, v, r, s) {} catch {}
         _stake(units);
     }
@@ -94,6 +96,8 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
         if (known.status == NodeStatus.Active) revert Stake_NodeAlreadyActive(node);
         if (known.operator != address(0) && known.operator != msg.sender) revert Stake_NodeTaken(node, known.operator);
         bytes32 digest = _hashTypedDataV4(keccak256(abi.encode(NODE_CONSENT_TYPEHASH, msg.sender, node)));
+        // Why it is not a signature does not matter.
+        // slither-disable-next-line unused-return
         (address signer,,) = ECDSA.tryRecover(digest, nodeSignature);
         // What is not a signature recovers 0, which a caller may name as its node.
         if (signer == address(0) || signer != node) revert Stake_ConsentForged(msg.sender, node, signer);
@@ -151,8 +155,12 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
     function unstake() external nonReentrant {
         // Checks.
         Books memory books = _books[msg.sender];
+        // Whole units go out; the rest stays.
+        // slither-disable-next-line divide-before-multiply
         uint64 units = books.leaving / SCALE;
         if (units == 0) revert Stake_NothingLeaving(msg.sender, books.leaving);
+        // The unbonding is days: what a validator can shift does not matter.
+        // slither-disable-next-line timestamp
         if (block.timestamp < books.payableAt) revert Stake_StillUnbonding(msg.sender, books.payableAt);
         if (books.locks > 0) revert Stake_IsLocked(msg.sender, books.locks);
 
@@ -191,8 +199,9 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
 
         // Effects.
         Books memory books = _books[operator];
-        // Both are below 2^64, and the smaller one bounds what is taken.
+        // Both are below 2^64, and the smaller one bounds what is taken; whole units go out.
         // forge-lint: disable-next-line(unsafe-typecast)
+        // slither-disable-next-line divide-before-multiply
         uint64 units = uint64(Math.min(amount, books.active + books.leaving)) / SCALE;
         taken = units * SCALE;
         // forge-lint: disable-next-line(unsafe-typecast)
@@ -262,6 +271,8 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
 
     /// @inheritdoc IStake
     function eligibleUntil(address operator) external view returns (uint64) {
+        // An operator without a history has zeros for a checkpoint.
+        // slither-disable-next-line unused-return
         (, uint48 changedAt, uint208 since) = _eligibility[operator].latestCheckpoint();
         return since == 0 ? changedAt : 0;
     }
@@ -344,12 +355,16 @@ contract Stake is IStake, EIP712, Ownable2Step, ReentrancyGuardTransient {
         if ((history.latest() != 0) == holds) return false;
 
         uint48 time = Time.timestamp();
+        // What stood there before was read above.
+        // slither-disable-next-line unused-return
         history.push(time, holds ? time : 0);
         return true;
     }
 
     /// @dev Returns since when a fact held at a time; 0 if it did not hold.
     function _since(Checkpoints.Trace208 storage history, uint64 time) private view returns (uint64) {
+        // Exact: the history of a second can change while its blocks are made.
+        // slither-disable-next-line timestamp
         if (time >= block.timestamp) revert Stake_NotPast(time);
         // The values are times, and so is the argument, as the line above has seen.
         // forge-lint: disable-next-line(unsafe-typecast)

@@ -152,7 +152,7 @@ interface IStake {
     ///
     /// Requirements:
     /// - The caller must be the owner, the Court not set yet, and not 0.
-    function setCourt(address court) external;
+    function setCourt(address court_) external;
 
     /// @notice Takes the smaller of `amount` and all the stake of the node's operator, in whole units rounded down: active
     /// stake first, then what is leaving. Its other nodes go on, unless the active stake falls below the minimum.

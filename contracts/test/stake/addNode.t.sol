@@ -39,8 +39,7 @@ contract Stake_AddNode_Test is StakeTest {
     function test_RevertWhen_ItIsActiveAlready() external {
         addNode();
         expectRefusal(
-            signConsent(nodeKey, operator, node),
-            abi.encodeWithSelector(IStake.Stake_NodeAlreadyActive.selector, node)
+            signConsent(nodeKey, operator, node), abi.encodeWithSelector(IStake.Stake_NodeAlreadyActive.selector, node)
         );
     }
 
@@ -105,17 +104,13 @@ contract Stake_AddNode_Test is StakeTest {
     }
 
     function test_RevertWhen_TheNodeIsNobody() external {
-        vm.expectRevert(
-            abi.encodeWithSelector(IStake.Stake_ConsentForged.selector, operator, address(0), address(0))
-        );
+        vm.expectRevert(abi.encodeWithSelector(IStake.Stake_ConsentForged.selector, operator, address(0), address(0)));
         vm.prank(operator);
         registry.addNode(address(0), new bytes(65));
     }
 
     function expectForged(bytes memory signature, address signer) private {
-        expectRefusal(
-            signature, abi.encodeWithSelector(IStake.Stake_ConsentForged.selector, operator, node, signer)
-        );
+        expectRefusal(signature, abi.encodeWithSelector(IStake.Stake_ConsentForged.selector, operator, node, signer));
     }
 
     function expectRefusal(bytes memory signature, bytes memory refusal) private {

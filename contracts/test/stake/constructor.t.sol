@@ -32,9 +32,11 @@ contract Stake_Constructor_Test is StakeTest {
         assertEq(registry.DOMAIN_SEPARATOR(), domain);
     }
 
-    function testFuzz_AStakeStaysUntilItsLastReceiptsCanNoLongerBeJudged(uint64 horizon, uint64 window, uint64 unbonding)
-        external
-    {
+    function testFuzz_AStakeStaysUntilItsLastReceiptsCanNoLongerBeJudged(
+        uint64 horizon,
+        uint64 window,
+        uint64 unbonding
+    ) external {
         IStake.Config memory given = config(address(token));
         given.settlementHorizon = uint64(bound(horizon, 1, 400 days));
         given.caseWindow = uint64(bound(window, 1, 400 days));

@@ -122,7 +122,9 @@ contract Stake_HostileTokens_Test is StakeTest {
     function assertRefusedInside(ReentrantToken calling) private view {
         assertTrue(calling.hasCalled());
         assertFalse(calling.succeeded());
-        assertEq(calling.answer(), abi.encodeWithSelector(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector));
+        assertEq(
+            calling.answer(), abi.encodeWithSelector(ReentrancyGuardTransient.ReentrancyGuardReentrantCall.selector)
+        );
     }
 
     function expectNothingMoves(bytes memory refusal) private {

@@ -54,9 +54,7 @@ contract Stake_Unstake_Test is StakeTest {
         vm.warp(START + UNBONDING - 1);
         requestUnstake(1);
         vm.warp(START + UNBONDING);
-        expectRefusal(
-            abi.encodeWithSelector(IStake.Stake_StillUnbonding.selector, operator, START + 2 * UNBONDING - 1)
-        );
+        expectRefusal(abi.encodeWithSelector(IStake.Stake_StillUnbonding.selector, operator, START + 2 * UNBONDING - 1));
     }
 
     function test_RevertWhen_LessThanAUnitIsLeaving() external {
