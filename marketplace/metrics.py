@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 BUCKETS: Final = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -34,5 +34,5 @@ class Metrics:
         Gauge(f"tallystick_{name}", what, registry=self.registry).set_function(read)
 
     def render(self) -> bytes:
-        """Return everything in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Return everything in Prometheus's text format, with the process's own numbers and the alarms."""
+        return generate_latest(self.registry) + generate_latest(REGISTRY)

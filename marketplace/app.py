@@ -1,0 +1,285 @@
+"""The composition root: which implementation stands behind which port, who gets whom, and in what order it starts."""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+from starlette.routing import BaseRoute, WebSocketRoute
+
+from marketplace.api.account.keys import key_routes
+from marketplace.api.account.money import money_routes
+from marketplace.api.account.sign_up import sign_up_routes
+from marketplace.api.deps import AccountServices, Gate
+from marketplace.api.middleware import AccessLog, BodyLimit, RequestId
+from marketplace.api.openai.completions import Counter
+from marketplace.api.openai.routes import openai_routes
+from marketplace.api.public.epochs import epoch_routes
+from marketplace.api.public.health import Check, health_routes
+from marketplace.api.public.market import MarketTerms, market_routes
+from marketplace.api.public.receipts import receipt_routes
+from marketplace.chain.evm import EvmChain
+from marketplace.chain.stake import EvmStakeBook
+from marketplace.domain.epochs import EpochClock
+from marketplace.domain.errors import ChainUnavailable
+from marketplace.domain.history import History
+from marketplace.domain.ports.chain import ChainBlock
+from marketplace.domain.ports.clock import SystemClock
+from marketplace.metrics import Metrics
+from marketplace.services.acceptance import Market
+from marketplace.services.accounts import AccountRules, Accounts
+from marketplace.services.balances import Balances
+from marketplace.services.catalog import Catalog
+from marketplace.services.choosing import Chooser
+from marketplace.services.consents import Consents
+from marketplace.services.dispatch import Desk, DispatchRules
+from marketplace.services.keys import KeyRing
+from marketplace.services.late import LateBook
+from marketplace.services.ledger import HoldTerms, ensure_treasury
+from marketplace.services.limits import LimitRules, Limits, Rate
+from marketplace.services.mail import open_mailer
+from marketplace.services.nodes import NodeService
+from marketplace.services.receipts import ReceiptBook
+from marketplace.services.settlement.files import EpochFiles
+from marketplace.services.settlement.terms import SettlementTerms
+from marketplace.services.slots import Slots
+from marketplace.services.taking import Taker
+from marketplace.services.till import Till
+from marketplace.settings import Settings
+from marketplace.storage.database import Database
+from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHub
+from tallystick.deployment import Deployment
+from tallystick.evm import Connection
+from tallystick.evm.connection import connected
+from tallystick.protocol.keys import SigningKey
+
+STALE_HEAD_SECONDS = 60
+
+
+class Height:
+    """The chain's head as it was last read, for those who need it without asking the chain."""
+
+    def __init__(self, epochs: EpochClock) -> None:
+        self._epochs = epochs
+        self._block: ChainBlock | None = None
+
+    def see(self, block: ChainBlock) -> None:
+        """Remember a head."""
+        self._block = block
+
+    def number(self) -> int:
+        """Return the height, 0 before the first look."""
+        return self._block.number if self._block else 0
+
+    def head(self) -> ChainHead:
+        """Return the height and the epoch that runs by the chain's own time."""
+        return ChainHead(self.number(), self._epochs.at(self._block.timestamp) if self._block else 0)
+
+    async def check(self, now: int) -> str:
+        """Return where the chain is. Raises ChainUnavailable if nobody has seen a block lately."""
+        if self._block is None or now - self._block.timestamp > STALE_HEAD_SECONDS:
+            raise ChainUnavailable(f"The chain's last block was seen at height {self.number()}, a while ago.")
+        return f"block {self._block.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Chainside:
+    """The chain and what is known of it before anything runs."""
+
+    connection: Connection
+    deployment: Deployment
+    key: SigningKey
+    is_local: bool
+
+    @property
+    def epochs(self) -> EpochClock:
+        """How the Ledger counts epochs."""
+        return EpochClock(self.deployment.genesis, self.deployment.epoch_length)
+
+
+class Coordinator:
+    """All parts, joined; `running` starts them, gives the ASGI application, and stops them in order."""
+
+    def __init__(self, settings: Settings, side: Chainside, database: Database, catalog: Catalog) -> None:
+        self.settings = settings
+        self.side = side
+        self.database = database
+        self.catalog = catalog
+        self.clock = SystemClock()
+        self.height = Height(side.epochs)
+        self.metrics = Metrics()
+        self.chain = EvmChain(side.connection, side.deployment)
+        self.stakes = EvmStakeBook(side.connection, side.deployment, self.clock)
+        self._join_nodes()
+        self._join_accounts()
+        self._join_market()
+        self._watch_numbers()
+
+    def _join_nodes(self) -> None:
+        history, slots, settings = History(), Slots(), self.settings
+        self.nodes = NodeService(self.database, self.catalog, slots, history, self.clock)
+        place = self.side.deployment
+        identity = Identity(
+            coordinator=self.side.key.address,
+            chain_id=place.chain_id,
+            ledger=place.ledger,
+            stake=place.stake,
+            fee_bps=settings.fee_bps,
+            software=f"tallystick/{version('tallystick')}",
+        )
+        self.hub = WebSocketHub(
+            identity,
+            stakes=self.stakes,
+            watcher=self.nodes,
+            history=history,
+            clock=self.clock,
+            head=self.height.head,
+            rules=HubRules(
+                heartbeat_ms=round(settings.heartbeat_seconds * 1000), node_timeout=settings.node_timeout_seconds
+            ),
+        )
+        self.history, self.slots = history, slots
+
+    def _join_accounts(self) -> None:
+        settings = self.settings
+        self.keys = KeyRing(self.database, self.clock)
+        rules = AccountRules(
+            open_sign_up=settings.open_sign_up,
+            verify_emails=bool(settings.smtp_url.get_secret_value()),
+            signup_credit=settings.signup_credit,
+            session_ms=round(settings.session_hours * 3_600_000),
+            link_ms=round(settings.mailed_link_minutes * 60_000),
+            address=settings.address,
+        )
+        mailer = open_mailer(settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from)
+        self.accounts = Accounts(self.database, self.clock, mailer, rules)
+        self.balances = Balances(self.database, settings.unsigned_allowance)
+        limits = LimitRules(
+            key=Rate(settings.key_requests_per_minute, settings.key_burst),
+            address=Rate(settings.address_requests_per_minute, settings.address_burst),
+            sign_up=Rate(settings.sign_ups_per_hour / 60, settings.sign_ups_per_hour),
+        )
+        self.gate = Gate(self.keys, Limits(limits), frozenset(settings.trusted_proxies))
+
+    def _join_market(self) -> None:
+        settings, place = self.settings, self.side.deployment
+        self.terms = SettlementTerms(
+            domain=place.ledger_domain,
+            epochs=self.side.epochs,
+            treasury=place.owner,
+            row_threshold=settings.row_threshold,
+            longest_wait_epochs=settings.longest_wait_epochs,
+            rows_per_chunk=settings.rows_per_chunk,
+            confirmations=settings.confirmations,
+        )
+        till = Till(self.database, HoldTerms(settings.unsigned_allowance))
+        taker = Taker(place.ledger_domain, self.side.key, settings.maturity_lag_ms, self.terms.promised_epoch)
+        late = LateBook(till, taker, self.clock, block_number=self.height.number, tell=self.hub.tell)
+        self.nodes.attach(self.hub, late)
+        rules = DispatchRules(
+            max_attempts=settings.max_attempts,
+            first_token=settings.first_token_seconds,
+            stall=settings.stall_seconds,
+            hold_expiry=settings.hold_expiry_seconds,
+            queue=settings.queue_seconds,
+        )
+        chooser = Chooser(self.hub, self.slots, self.history, self.clock)
+        desk = Desk(
+            self.hub, chooser, till, taker, late, self.history, self.clock, self.height.number, rules
+        )
+        self.files = EpochFiles(settings.data_dir / "epochs")
+        self.market = Market(desk, find_model=self.catalog.by_id, fee_bps=settings.fee_bps)
+
+    def _watch_numbers(self) -> None:
+        watch = self.metrics.watch
+        watch("nodes_connected", "Nodes that are connected.", lambda: len(self.hub.nodes()))
+        watch("jobs_running", "Jobs that run.", lambda: self.market.running)
+        watch("writes_waiting", "Writes that wait for the next commit.", self.database.writes_waiting)
+        watch("chain_height", "The chain's height as seen last.", self.height.number)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[FastAPI]:
+        """Start what runs by itself, give the application, and stop everything, the books last."""
+        async with AsyncExitStack() as stack:
+            await self._open_treasury()
+            await self.hub.start()
+            stack.push_async_callback(self.hub.close)
+            stack.push_async_callback(self.nodes.close)
+            stack.push_async_callback(self.market.close)
+            yield self._application()
+
+    async def _open_treasury(self) -> None:
+        owner, now = self.side.deployment.owner, self.clock.now_ms()
+        await self.database.write(lambda session: ensure_treasury(session, owner, now))
+
+    def _application(self) -> FastAPI:
+        app = FastAPI(
+            title="Tallystick",
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+            middleware=[
+                Middleware(RequestId),
+                Middleware(AccessLog, observe=self.metrics.observe),
+                Middleware(BodyLimit, most=self.settings.max_body_bytes),
+            ],
+        )
+        app.router.routes.extend(self._routes())
+        return app
+
+    def _routes(self) -> list[BaseRoute]:
+        place = self.side.deployment
+        services = AccountServices(
+            self.gate, self.accounts, self.keys, self.balances, Consents(self.database, place.ledger_domain)
+        )
+        counter = Counter(self.market, self.catalog, self.gate.caller, self.settings.default_max_tokens)
+        terms = MarketTerms(place, self.settings.rpc_url or place.rpc_url, self.settings.fee_bps, self.side.is_local)
+        checks: dict[str, Check] = {"books": self._check_books, "chain": self._check_chain}
+        return [
+            *openai_routes(counter, self.hub),
+            *money_routes(services),
+            *key_routes(services),
+            *sign_up_routes(
+                services, address=self.settings.address, chain_id=place.chain_id, clock=self.clock
+            ),
+            *receipt_routes(self.gate, ReceiptBook(self.database)),
+            *epoch_routes(self.gate, self.database, self.files.path),
+            *market_routes(
+                self.gate, terms, self.hub, self.catalog, self.balances, lambda: self.clock.now_ms() // 1000
+            ),
+            *health_routes(checks, self.metrics.render),
+            WebSocketRoute("/v1/nodes/connect", self.hub.serve),
+        ]
+
+    async def _check_books(self) -> str:
+        return await self.database.read(lambda session: session.get_bind().dialect.name)
+
+    async def _check_chain(self) -> str:
+        return await self.height.check(self.clock.now_ms() // 1000)
+
+
+@asynccontextmanager
+async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIterator[Coordinator]:
+    """Give a coordinator over its open books and chain; both are closed at the end.
+
+    Raises BadDeployment, NodeUnreachable, or ValueError for a key file that is none.
+    """
+    deployment = Deployment.load(settings.deployment_file)
+    key = read_key(settings)
+    async with AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(connected(settings.rpc_url or deployment.rpc_url))
+        database = await Database.open(settings.books_url)
+        stack.push_async_callback(database.close)
+        catalog = await Catalog.open(database, settings.data_dir / "blobs", SystemClock(), aliases=settings.aliases)
+        yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
+
+
+def read_key(settings: Settings) -> SigningKey:
+    """Return the coordinator's key. Raises ValueError, naming the file but not its content."""
+    path = settings.coordinator_key_file
+    try:
+        return SigningKey(bytes.fromhex(path.read_text().strip().removeprefix("0x")))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a file with a private key in hexadecimal") from error

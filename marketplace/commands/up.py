@@ -1,0 +1,134 @@
+"""`tallystick up`: run a coordinator."""
+
+import asyncio
+import json
+import os
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+import uvicorn
+
+from marketplace.app import Coordinator, coordinator
+from marketplace.commands.local import local_chain
+from marketplace.logs import configure_logs
+from marketplace.settings import Settings
+from tallystick.anvil import AnvilMissing
+from tallystick.commands.console import console, foreseen
+from tallystick.deployment import BadDeployment
+from tallystick.evm import EvmError
+
+log = structlog.get_logger()
+SHUTDOWN_SECONDS = 30
+
+
+@foreseen(BadDeployment, EvmError, AnvilMissing, ValueError)
+def up(
+    local: Annotated[bool, typer.Option("--local", help="Start a local chain and deploy the contracts there.")] = False,
+    data_dir: Annotated[Path | None, typer.Option(help="Books, epoch files and local keys.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    rpc_port: Annotated[int, typer.Option(help="Port of the local chain (another one if it is taken).")] = 8545,
+    epoch_seconds: Annotated[int, typer.Option(help="Length of an epoch on a new local chain.")] = 20,
+    maturity_seconds: Annotated[float | None, typer.Option(help="From taking a receipt to its maturity.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write addresses there when ready.")] = None,
+) -> None:
+    """Run a coordinator: the API, the hub of providers, the watch of the chain, settlement.
+
+    Everything else is set by TALLYSTICK_… variables or a .env file; docs/settings.md lists them.
+
+    Example: tallystick up --local
+    """
+    settings = _settings(local, data_dir=data_dir, host=host, port=port, maturity_lag_seconds=maturity_seconds)
+    configure_logs(settings.log_level, settings.log_format)
+    asyncio.run(_up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file))
+
+
+def _settings(local: bool, **given: Any) -> Settings:
+    chosen = {name: value for name, value in given.items() if value is not None}
+    if local:
+        # What takes days elsewhere takes seconds here: every amount is worth a row, and none waits.
+        fast = {
+            "row_threshold_usd": "0.000001",
+            "longest_wait_epochs": 1,
+            "maturity_lag_seconds": 5,
+            "settle_poll_seconds": 1.0,
+            "signup_credit_usd": "1.00",
+            "confirmations": 1,
+        }
+        chosen = {name: value for name, value in fast.items() if not _is_set(name)} | chosen
+    return Settings(**chosen)
+
+
+def _is_set(name: str) -> bool:
+    return name in Settings().model_fields_set
+
+
+async def _up(
+    settings: Settings, *, local: bool, rpc_port: int, epoch_seconds: int, json_file: Path | None
+) -> None:
+    async with AsyncExitStack() as stack:
+        if local:
+            await stack.enter_async_context(
+                local_chain(settings, rpc_port=rpc_port, epoch_seconds=epoch_seconds)
+            )
+        parts = await stack.enter_async_context(coordinator(settings, is_local=local))
+        app = await stack.enter_async_context(parts.running())
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                loop="uvloop",
+                http="httptools",
+                ws="websockets-sansio",
+                ws_max_size=4 * 1024 * 1024,
+                timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+                server_header=False,
+            )
+        )
+        await _serve(server, parts, json_file)
+
+
+async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | None) -> None:
+    serving = asyncio.create_task(server.serve())
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.02)
+    if server.started:
+        told = describe(parts)
+        if json_file is not None:
+            _write(json_file, told)
+        console.print(f"Tallystick is up at [bold]{told['base_url']}[/bold], chain {told['chain_id']} at {told['rpc_url']}")
+    try:
+        await serving
+    finally:
+        if json_file is not None:
+            json_file.unlink(missing_ok=True)
+
+
+def describe(parts: Coordinator) -> dict[str, Any]:
+    """Return where everything is."""
+    place = parts.side.deployment
+    return {
+        "base_url": f"{parts.settings.address}/v1",
+        "rpc_url": parts.settings.rpc_url or place.rpc_url,
+        "chain_id": place.chain_id,
+        "contracts": {"token": place.token, "ledger": place.ledger, "stake": place.stake},
+        "coordinator": parts.side.key.address,
+        "treasury": place.owner,
+        "deployment": str(parts.settings.deployment_file.resolve()),
+        "pid": os.getpid(),
+    }
+
+
+def _write(path: Path, told: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(path.suffix + ".new")
+    fresh.write_text(json.dumps(told, indent=2) + "\n")
+    fresh.replace(path)
+
+
