@@ -5,8 +5,9 @@ loop.py      the thread that prefills, steps, samples and tells
 running.py   one job on its way
 runner.py    the forward passes: rows of one batch, or one by one where a model cannot batch
 rows.py      keys and values of the rows of a batch
-skinny.py    linear layers for a handful of rows on a CPU
+linear.py    linear layers by the faster library
 loader.py    from a name to a model, its tokenizer and its manifest
+prepare.py   what the first start with a model works out
 sources.py   where the files are
 cache.py     what is kept between starts
 """

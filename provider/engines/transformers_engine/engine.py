@@ -11,6 +11,7 @@ import torch
 
 from provider.engines.base import EngineBroken, EngineEnd, EngineError, EngineEvent, EngineJob, EngineRefused
 from provider.engines.transformers_engine.cache import default_cache_dir
+from provider.engines.transformers_engine.linear import use_onednn
 from provider.engines.transformers_engine.loader import LoadedModel, load_model, pick_device
 from provider.engines.transformers_engine.loop import StepLoop
 from provider.engines.transformers_engine.runner import runner_for
@@ -111,6 +112,7 @@ class TransformersEngine:
         loaded = self._choice(device=device, cache_dir=self._cache_dir)
         self._tokenizer = HfTokenizer(loaded.tokenizer_json)
         self._limits = Limits(frozenset(loaded.manifest.eos_ids), loaded.manifest.context_length)
+        use_onednn(loaded.model)
         with torch.inference_mode():
             runner = runner_for(loaded.model)
         self._loop = StepLoop(
