@@ -8,7 +8,7 @@ from tallystick.evm import Connection, Cost, EvmError, NodeUnreachable, Reverted
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
-_HARMLESS = ("nonce too low", "already known", "already imported")
+_HARMLESS = ("nonce too low", "already known", "already imported", "underpriced")
 """What a node says about a transaction that it has, or that is mined: its outcome tells more."""
 
 

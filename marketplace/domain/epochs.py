@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from marketplace.domain.ports.chain import Batch, ChainAccount, Charge, Closing, Consent, FaultKind, Payout
+from marketplace.domain.ports.chain import ChainAccount, Consent
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 
@@ -76,12 +76,29 @@ class RowRules:
 
 @dataclass(frozen=True, slots=True)
 class Treasury:
-    """The account that balances the pool, and how much of its deposit it may advance in this epoch."""
+    """The account that balances the pool out of its own deposit, which also covers the credit it granted.
+
+    `free` is its deposit less requests and all granted credit, `credit` the part of the granted credit whose
+    spending has matured, `owed` what all operators have matured and not been credited on the chain.
+    """
 
     account_id: str
     address: Address
     on_chain: ChainAccount
-    advance_limit: NanoUsd
+    free: NanoUsd
+    credit: NanoUsd
+    owed: NanoUsd
+
+    def advance_limit(self, brought_in: int) -> NanoUsd:
+        """Return the most that it may advance when consumers bring in so much.
+
+        What is left must cover the credit that is not settled. Credit is settled when no operator waits
+        for it any more, so an advance that pays operators frees as much cover as it takes, once the rest
+        of `owed` is paid.
+        """
+        most = min(self.on_chain.balance, self.on_chain.authorized - self.on_chain.spent)
+        pays_for_itself = self.free >= self.owed - brought_in - self.credit
+        return NanoUsd(max(0, most if pays_for_itself else min(most, self.free)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +203,7 @@ def balance(
     """
     brought_in = pool + sum(line.moves for line in charges)
     wanted = sum(line.moves for line in payouts)
-    limit = max(0, treasury.advance_limit) if may_charge else 0
+    limit = treasury.advance_limit(brought_in) if may_charge else 0
     left = min(wanted, brought_in + limit)
     served, deferred = [], {}
     for line in payouts:
@@ -223,45 +240,9 @@ def _longest_waiting_first(creditor: Creditor) -> tuple[int, int, Address]:
     return (0 if since is not None else 1, since or 0, creditor.address)
 
 
-def advance_limit(
-    *, balance: int, granted: int, requested: int, credit_settled: int, on_chain: ChainAccount
-) -> NanoUsd:
-    """Return how much of its deposit the treasury may advance, the rest still covering granted credit.
+def credit_settled(credit: int, owed_after: int) -> NanoUsd:
+    """Return the part of matured `credit` that an epoch settles: nobody waits for it any more.
 
-    `credit_settled` is the credit whose spending this epoch settles, which then needs no cover any more.
+    `owed_after` is what operators have matured and will not have been credited on the chain after the epoch.
     """
-    free = balance - requested - (granted - credit_settled)
-    return NanoUsd(max(0, min(free, on_chain.balance, on_chain.authorized - on_chain.spent)))
-
-
-def credit_settled(*, granted: int, unspent: int, immature: int, owed_after: int) -> NanoUsd:
-    """Return what this epoch settles of `granted`: spent, matured, and no operator waits for it any more.
-
-    `unspent` is what credit accounts still have, `immature` what they spent and has not matured,
-    `owed_after` what operators have matured and will not have been credited on the chain after this
-    epoch; all in nano-dollars.
-    """
-    matured = granted - unspent - immature
-    return NanoUsd(max(0, matured - owed_after))
-
-
-def chunk_rows(
-    epoch: int, plan: Plan, *, size: int, first_chunk: int = 0, closing: Closing | None = None
-) -> list[Batch]:
-    """Return the plan in batches of at most `size` rows: charges first, so that payouts find the pool filled.
-
-    There is at least one batch; `closing` goes with the last.
-    """
-    rows: list[tuple[FaultKind, Line]] = [(FaultKind.CHARGE, line) for line in plan.charges]
-    rows += [(FaultKind.PAYOUT, line) for line in plan.payouts]
-    parts = [rows[at : at + size] for at in range(0, len(rows), size)] or [[]]
-    batches = [_batch(epoch, first_chunk + at, part) for at, part in enumerate(parts)]
-    last = batches[-1]
-    batches[-1] = Batch(epoch, last.chunk, last.charges, last.payouts, closing)
-    return batches
-
-
-def _batch(epoch: int, chunk: int, rows: Sequence[tuple[FaultKind, Line]]) -> Batch:
-    charges = [Charge(one.address, one.amount, one.consent) for kind, one in rows if kind is FaultKind.CHARGE]
-    payouts = [Payout(one.address, one.amount) for kind, one in rows if kind is FaultKind.PAYOUT]
-    return Batch(epoch, chunk, tuple(charges), tuple(payouts))
+    return NanoUsd(max(0, credit - owed_after))

@@ -1,0 +1,170 @@
+"""Putting an epoch together: its rows, simulated; its receipts, each with its place in the tree."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from sqlalchemy.orm import Session
+
+from marketplace.domain.epochs import Line, Plan, plan_rows
+from marketplace.domain.ports.chain import Chain, ChainAccount, Fault, FaultKind, LedgerState
+from marketplace.domain.ports.clock import Clock
+from marketplace.services.alarms import alarm
+from marketplace.services.settlement.books import Snapshot, read_snapshot
+from marketplace.services.settlement.rows import batch, chunked, stored_row
+from marketplace.services.settlement.terms import SettlementTerms
+from marketplace.storage.database import Database
+from marketplace.storage.failpoints import reach
+from marketplace.storage.queries import settlement as queries
+from marketplace.storage.tables import EpochRow, SettlementRow
+from tallystick.audit_secrets import audit_secret_hash
+from tallystick.protocol.ids import Address
+from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.merkle import receipt_tree
+from tallystick.protocol.money import NanoUsd
+
+RECEIPTS_A_WRITE: Final = 1_000
+"""So many at a time, so that a large epoch does not hold up the holds of the present."""
+
+Place = tuple[FaultKind, Address]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Rows that the Ledger would take now, and those it would not, with the reasons."""
+
+    plan: Plan
+    aside: Mapping[Place, tuple[Line, str]]
+
+
+class Sealer:
+    """Makes epochs. One runs at a time, under the lease."""
+
+    def __init__(
+        self, database: Database, chain: Chain, clock: Clock, terms: SettlementTerms, key: SigningKey
+    ) -> None:
+        self._database = database
+        self._chain = chain
+        self._clock = clock
+        self._terms = terms
+        self._key = key
+
+    async def seal(self, number: int, ledger: LedgerState) -> EpochRow | None:
+        """Put epoch `number` together and store it; None if nothing is due. Raises ChainUnavailable."""
+        secret = self._terms.secret(self._key, ledger.next_epoch)
+        if audit_secret_hash(secret) != ledger.audit_secret_hash:
+            alarm("audit_secret_unknown", epoch=number, remedy="the owner calls commitAuditSecret")
+            return None
+        now = self._clock.now_ms()
+        snapshot = await self._database.read(lambda session: read_snapshot(session, self._terms.rules, now))
+        draft = await self._draft(number, snapshot, now)
+        if draft is None or draft.plan.is_empty:
+            return None
+        _report(number, draft.plan)
+        tree = await asyncio.to_thread(receipt_tree, snapshot.receipt_ids)
+        await self._assign(number, snapshot.receipt_ids)
+        rows, chunks = self._rows(number, draft)
+        epoch = EpochRow(
+            number=number,
+            state="sealed",
+            sealed_at=now,
+            receipts_root=tree.root,
+            receipt_count=tree.count,
+            file_hash=bytes(32),
+            chunks=chunks,
+            audit_secret=secret,
+            next_audit_secret=self._terms.secret(self._key, number + 1),
+            gas_used=0,
+        )
+        await self._database.write(lambda session: _store(session, epoch, rows))
+        reach("settlement.sealed")
+        return epoch
+
+    async def _draft(self, number: int, snapshot: Snapshot, now: int) -> Draft | None:
+        """Return a plan that the Ledger would take, less the rows that it would not; None if none helps."""
+        aside: dict[Place, tuple[Line, str]] = {}
+        on_chain = await self._chain.accounts(snapshot.addresses)
+        while True:
+            plan = self._plan(snapshot, on_chain, aside, now)
+            found = await self._objection(number, plan)
+            if found is None:
+                return Draft(plan, aside)
+            fault, line = found
+            if line is None or line.address == snapshot.treasury.address:
+                alarm("epoch_refused", epoch=number, reason=fault.reason)
+                return None
+            alarm("row_set_aside", epoch=number, account=line.address, row=fault.kind, reason=fault.reason)
+            aside[(fault.kind, line.address)] = (line, fault.reason)
+
+    def _plan(
+        self,
+        snapshot: Snapshot,
+        on_chain: Mapping[Address, ChainAccount],
+        aside: Mapping[Place, tuple[Line, str]],
+        now: int,
+    ) -> Plan:
+        debtors = [one for one in snapshot.debtors if (FaultKind.CHARGE, one.address) not in aside]
+        creditors = [one for one in snapshot.creditors if (FaultKind.PAYOUT, one.address) not in aside]
+        treasury = snapshot.treasury_on(on_chain)
+        return plan_rows(debtors, creditors, on_chain, treasury, self._terms.rules, now)
+
+    async def _objection(self, number: int, plan: Plan) -> tuple[Fault, Line | None] | None:
+        """Return why the Ledger would refuse the plan, and the line at fault if it is one's.
+
+        Only the first chunk can be simulated whole. Charges do not depend on each other, so those of
+        later chunks are simulated as if they came first; payouts depend on what is in the pool, which the
+        plan has balanced.
+        """
+        rows, chunks = chunked(number, plan.charges, plan.payouts, size=self._terms.rows_per_chunk)
+        lines = {(FaultKind.CHARGE, one.address): one for one in plan.charges}
+        lines |= {(FaultKind.PAYOUT, one.address): one for one in plan.payouts}
+        for chunk in range(chunks):
+            part = [row for row in rows if row.chunk == chunk]
+            if chunk:
+                part = [row for row in part if row.kind == FaultKind.CHARGE]
+            simulated = batch(number, 0, part, None)
+            fault = await self._chain.simulate(simulated) if part else None
+            match fault:
+                case None:
+                    continue
+                case Fault(FaultKind.CHARGE, row):
+                    return fault, lines[(FaultKind.CHARGE, simulated.charges[row].account)]
+                case Fault(FaultKind.PAYOUT, row):
+                    return fault, lines[(FaultKind.PAYOUT, simulated.payouts[row].account)]
+                case _:
+                    return fault, None
+        return None
+
+    async def _assign(self, number: int, receipt_ids: Sequence[bytes]) -> None:
+        """Give the receipts their places. Until the epoch is stored they are free for the next try."""
+        for first in range(0, len(receipt_ids), RECEIPTS_A_WRITE):
+            part = receipt_ids[first : first + RECEIPTS_A_WRITE]
+
+            def work(session: Session, first: int = first, part: Sequence[bytes] = part) -> None:
+                queries.assign_receipts(session, number, first, part)
+
+            await self._database.write(work)
+            reach("settlement.receipts_assigned")
+
+    def _rows(self, number: int, draft: Draft) -> tuple[list[SettlementRow], int]:
+        plan = draft.plan
+        rows, chunks = chunked(number, plan.charges, plan.payouts, size=self._terms.rows_per_chunk)
+        for (kind, _), (line, reason) in sorted(draft.aside.items()):
+            left_out = stored_row(number, kind, replace(line, consent=None), chunk=0, position=0)
+            left_out.set_aside = reason
+            rows.append(left_out)
+        return rows, chunks
+
+
+def _store(session: Session, epoch: EpochRow, rows: Sequence[SettlementRow]) -> None:
+    session.add(epoch)
+    session.flush()
+    queries.add_rows(session, rows)
+
+
+def _report(number: int, plan: Plan) -> None:
+    for address, amount in plan.deferred.items():
+        alarm("payout_deferred", epoch=number, account=address, amount=amount)
+    for address, amount in plan.short.items():
+        alarm("consumer_short", epoch=number, account=address, amount=NanoUsd(amount))

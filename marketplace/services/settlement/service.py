@@ -1,0 +1,132 @@
+"""The settlement as a whole: look how far the books and the Ledger are, and do the next thing."""
+
+import structlog
+from prometheus_client import Counter, Gauge
+
+from marketplace.domain.ports.chain import Chain, ChainBlock
+from marketplace.domain.ports.clock import Clock
+from marketplace.services.alarms import alarm
+from marketplace.services.settlement.closing import close_epoch
+from marketplace.services.settlement.files import EpochFiles, publish
+from marketplace.services.settlement.sealing import Sealer
+from marketplace.services.settlement.sending import Courier, purpose
+from marketplace.services.settlement.terms import SettlementTerms
+from marketplace.services.transactions import Transactions
+from marketplace.storage.database import Database
+from marketplace.storage.failpoints import reach
+from marketplace.storage.queries import settlement as queries
+from marketplace.storage.tables import EpochRow
+from tallystick.protocol.ids import to_hex
+from tallystick.protocol.keys import SigningKey
+
+log = structlog.get_logger(__name__)
+
+CLOSED = Counter("tallystick_epochs_closed_total", "Epochs that were settled on the chain.")
+LAST_CLOSED = Gauge("tallystick_last_closed_epoch", "The latest epoch that was settled on the chain.")
+
+
+class Settlement:
+    """Settles epochs, one after the other. `step` is called under the lease, by one task at a time."""
+
+    def __init__(
+        self,
+        database: Database,
+        chain: Chain,
+        transactions: Transactions,
+        clock: Clock,
+        files: EpochFiles,
+        terms: SettlementTerms,
+        key: SigningKey,
+    ) -> None:
+        self._database = database
+        self._chain = chain
+        self._transactions = transactions
+        self._clock = clock
+        self._files = files
+        self._terms = terms
+        self._sealer = Sealer(database, chain, clock, terms, key)
+        self._courier = Courier(database, chain, transactions, clock, terms)
+        self._looked_at = -1
+        self._seen_closed: dict[int, int] = {}
+
+    async def step(self) -> bool:
+        """Do the next thing; return whether there is more to do for an epoch. Raises ChainUnavailable.
+
+        Whatever it does can be done again after a crash.
+        """
+        epoch = await self._database.read(queries.unfinished)
+        if epoch is None:
+            return await self._begin()
+        ledger = await self._chain.ledger()
+        if ledger.next_epoch > epoch.number:
+            return not await self._close(epoch)
+        if epoch.state == "sealed" or not self._files.has(epoch.file_hash):
+            await self._publish(epoch)
+            return True
+        if epoch.state == "published":
+            await self._change(epoch, state="sending")
+        at_work = ledger.next_epoch == epoch.number
+        await self._courier.send(epoch, ledger.chunks if at_work else 0)
+        return True
+
+    async def _begin(self) -> bool:
+        """Put the latest epoch that is over together, if anything is due; each is looked at once."""
+        ledger, head = await self._chain.ledger(), await self._chain.head()
+        number = self._terms.epochs.last_ended(head.timestamp)
+        last = await self._database.read(queries.last_sealed)
+        if last is not None and last.number >= ledger.next_epoch:
+            await self._remind(last)
+            return False
+        if number is None or number < ledger.next_epoch or number <= self._looked_at:
+            return False
+        if ledger.chunks:
+            # Part of an epoch is on the chain and not in these books: they are not the ones that sent it.
+            alarm("epoch_open_without_books", epoch=ledger.next_epoch, chunks=ledger.chunks)
+            return False
+        epoch = await self._sealer.seal(number, ledger)
+        self._looked_at = number
+        return epoch is not None
+
+    async def _remind(self, last: EpochRow) -> None:
+        """The chain has lost an epoch that was closed, deeper than the confirmations: send the same again."""
+        sent = await self._transactions.broadcast_again(f"settle/{last.number}/")
+        alarm("closed_epoch_lost", epoch=last.number, transactions=sent)
+
+    async def _publish(self, epoch: EpochRow) -> None:
+        file_hash = await publish(self._database, self._files, self._terms.domain, epoch)
+        reach("settlement.file_written")
+        await self._change(epoch, state="published", file_hash=file_hash)
+        reach("settlement.published")
+        log.info("epoch_published", epoch=epoch.number, file=to_hex(file_hash), receipts=epoch.receipt_count)
+
+    async def _close(self, epoch: EpochRow) -> bool:
+        """Enter the closed epoch into the books once it is deep enough; return whether it was."""
+        head = await self._chain.head()
+        found = await self._transactions.outcome(purpose(epoch.number, epoch.chunks - 1))
+        transaction = None if found is None else found[0]
+        block = self._first_seen(epoch, head) if found is None else found[1].block_number
+        if head.number - block < self._terms.confirmations:
+            return False
+        gas_used = 0 if found is None else found[1].gas_used
+        for chunk in range(epoch.chunks - 1):
+            earlier = await self._transactions.outcome(purpose(epoch.number, chunk))
+            gas_used += 0 if earlier is None else earlier[1].gas_used
+        now = self._clock.now_ms()
+        reach("settlement.before_close")
+        await self._database.write(
+            lambda session: close_epoch(
+                session, epoch.number, now=now, transaction=transaction, block=block, gas_used=gas_used
+            )
+        )
+        reach("settlement.closed")
+        CLOSED.inc()
+        LAST_CLOSED.set(epoch.number)
+        log.info("epoch_closed", epoch=epoch.number, block=block, gas_used=gas_used)
+        return True
+
+    def _first_seen(self, epoch: EpochRow, head: ChainBlock) -> int:
+        # The closing went through under a hash that was replaced in the books: wait from when it was noticed.
+        return self._seen_closed.setdefault(epoch.number, head.number)
+
+    async def _change(self, epoch: EpochRow, **values: object) -> None:
+        await self._database.write(lambda session: queries.change_epoch(session, epoch.number, **values))
