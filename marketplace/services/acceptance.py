@@ -11,10 +11,11 @@ from marketplace.domain.jobs import AcceptedJob, JobRequest
 from marketplace.domain.ports.link import NodeView
 from marketplace.services.choosing import wanted_of
 from marketplace.services.dispatch import Desk, Driver
+from marketplace.services.pricing import worst_case
 from marketplace.services.running import RunningJob
 from tallystick.protocol.commitments import job_seed, parameters_hash
 from tallystick.protocol.ids import JobId, ModelId
-from tallystick.protocol.money import NanoUsd, TokenCount, charge, format_price
+from tallystick.protocol.money import format_price
 
 FindModel = Callable[[ModelId], CatalogModel | None]
 
@@ -141,9 +142,6 @@ class Market:
             input_price=ask.input_price,
             output_price=ask.output_price,
             fee_bps=self._fee_bps,
-            hold=NanoUsd(
-                charge(TokenCount(prompt_tokens), ask.input_price)
-                + charge(TokenCount(request.parameters.max_tokens), ask.output_price)
-            ),
+            hold=worst_case(prompt_tokens, request.parameters, ask.input_price, ask.output_price),
             accepted_at_ms=self._desk.clock.now_ms(),
         )

@@ -1,4 +1,4 @@
-"""The models that can be asked for. A new one gets in when a staked node offers it, manifest and tokenizer."""
+"""The models that can be asked for. A new one gets in when a staked node offers it with all its parts."""
 
 import asyncio
 import os
@@ -7,6 +7,7 @@ from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
+import msgspec
 import structlog
 from sqlalchemy.orm import Session
 from sqlmodel import select
@@ -27,7 +28,7 @@ from tallystick.models.manifest import (
 )
 from tallystick.models.tokenizer import BadTokenizer, Tokenizer, load_tokenizer
 from tallystick.protocol.frames import ModelOffer
-from tallystick.protocol.ids import ModelId
+from tallystick.protocol.ids import ModelId, to_bytes32
 
 log = structlog.get_logger(__name__)
 
@@ -108,7 +109,7 @@ class Catalog:
     async def admit(self, offer: ModelOffer, fetch: Fetch) -> CatalogModel:
         """Return the offered model, taken into the catalog if it is new.
 
-        Raises NotAdmitted for a manifest or tokenizer that is not sound, or where the catalog is closed to it;
+        Raises NotAdmitted for a manifest or tokenizer that is not sound, or if the catalog is closed to it;
         what `fetch` raises passes through.
         """
         known = self._by_id.get(ModelId(offer.model_id))
@@ -215,3 +216,25 @@ def _store(path: Path, blob: bytes) -> None:
     half = path.with_suffix(f".{os.getpid()}.part")
     half.write_bytes(blob)
     half.replace(path)
+
+
+def read_catalog_file(path: Path) -> frozenset[ModelId]:
+    """Return the models in a file `{"models": ["0x<model id>", "manifest.json", …]}`, paths relative to it.
+
+    Raises ValueError for anything else.
+    """
+    try:
+        entries = msgspec.json.decode(path.read_bytes(), type=dict[str, list[str]])["models"]
+        return frozenset(_entry_id(path.parent, entry) for entry in entries)
+    except (OSError, KeyError, ValueError) as error:
+        raise ValueError(
+            f'the catalog file {path} is not {{"models": ["0x<model id>" or manifest file, …]}}: {error}'
+        ) from error
+
+
+def _entry_id(folder: Path, entry: str) -> ModelId:
+    if entry.startswith("0x"):
+        return ModelId(to_bytes32(entry))
+    raw = (folder / entry).read_bytes()
+    decode_manifest(raw)
+    return model_id(raw)
