@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, WebSocketRoute
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from marketplace.api.account.keys import key_routes
 from marketplace.api.account.money import money_routes
@@ -43,6 +43,7 @@ from marketplace.services.mail import open_mailer
 from marketplace.services.nodes import NodeService
 from marketplace.services.receipts import ReceiptBook
 from marketplace.services.settlement.files import EpochFiles
+from marketplace.services.settlement.proofs import EpochProofs
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.slots import Slots
 from marketplace.services.taking import Taker
@@ -137,7 +138,8 @@ class Coordinator:
             clock=self.clock,
             head=self.height.head,
             rules=HubRules(
-                heartbeat_ms=round(settings.heartbeat_seconds * 1000), node_timeout=settings.node_timeout_seconds
+                heartbeat_ms=round(settings.heartbeat_seconds * 1000),
+                node_timeout=settings.node_timeout_seconds,
             ),
         )
         self.history, self.slots = history, slots
@@ -153,7 +155,9 @@ class Coordinator:
             link_ms=round(settings.mailed_link_minutes * 60_000),
             address=settings.address,
         )
-        mailer = open_mailer(settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from)
+        mailer = open_mailer(
+            settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from
+        )
         self.accounts = Accounts(self.database, self.clock, mailer, rules)
         self.balances = Balances(self.database, settings.unsigned_allowance)
         limits = LimitRules(
@@ -186,9 +190,7 @@ class Coordinator:
             queue=settings.queue_seconds,
         )
         chooser = Chooser(self.hub, self.slots, self.history, self.clock)
-        desk = Desk(
-            self.hub, chooser, till, taker, late, self.history, self.clock, self.height.number, rules
-        )
+        desk = Desk(self.hub, chooser, till, taker, late, self.history, self.clock, self.height.number, rules)
         self.files = EpochFiles(settings.data_dir / "epochs")
         self.market = Market(desk, find_model=self.catalog.by_id, fee_bps=settings.fee_bps)
 
@@ -215,6 +217,8 @@ class Coordinator:
         await self.database.write(lambda session: ensure_treasury(session, owner, now))
 
     def _application(self) -> FastAPI:
+        routes = self._routes()
+        patterns = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
         app = FastAPI(
             title="Tallystick",
             docs_url=None,
@@ -222,11 +226,11 @@ class Coordinator:
             openapi_url=None,
             middleware=[
                 Middleware(RequestId),
-                Middleware(AccessLog, observe=self.metrics.observe),
+                Middleware(AccessLog, observe=self.metrics.observe, patterns=patterns),
                 Middleware(BodyLimit, most=self.settings.max_body_bytes),
             ],
         )
-        app.router.routes.extend(self._routes())
+        app.router.routes.extend(routes)
         return app
 
     def _routes(self) -> list[BaseRoute]:
@@ -235,7 +239,9 @@ class Coordinator:
             self.gate, self.accounts, self.keys, self.balances, Consents(self.database, place.ledger_domain)
         )
         counter = Counter(self.market, self.catalog, self.gate.caller, self.settings.default_max_tokens)
-        terms = MarketTerms(place, self.settings.rpc_url or place.rpc_url, self.settings.fee_bps, self.side.is_local)
+        terms = MarketTerms(
+            place, self.settings.rpc_url or place.rpc_url, self.settings.fee_bps, self.side.is_local
+        )
         checks: dict[str, Check] = {"books": self._check_books, "chain": self._check_chain}
         return [
             *openai_routes(counter, self.hub),
@@ -244,7 +250,7 @@ class Coordinator:
             *sign_up_routes(
                 services, address=self.settings.address, chain_id=place.chain_id, clock=self.clock
             ),
-            *receipt_routes(self.gate, ReceiptBook(self.database)),
+            *receipt_routes(self.gate, ReceiptBook(self.database, EpochProofs(self.database))),
             *epoch_routes(self.gate, self.database, self.files.path),
             *market_routes(
                 self.gate, terms, self.hub, self.catalog, self.balances, lambda: self.clock.now_ms() // 1000
@@ -272,7 +278,9 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
         connection = await stack.enter_async_context(connected(settings.rpc_url or deployment.rpc_url))
         database = await Database.open(settings.books_url)
         stack.push_async_callback(database.close)
-        catalog = await Catalog.open(database, settings.data_dir / "blobs", SystemClock(), aliases=settings.aliases)
+        catalog = await Catalog.open(
+            database, settings.data_dir / "blobs", SystemClock(), aliases=settings.aliases
+        )
         yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
 
 

@@ -14,7 +14,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._requests = Counter(
-            "tallystick_requests", "Requests by route and status.", ("method", "route", "status"), registry=self.registry
+            "tallystick_requests",
+            "Requests by route and status.",
+            ("method", "route", "status"),
+            registry=self.registry,
         )
         self._seconds = Histogram(
             "tallystick_request_seconds",

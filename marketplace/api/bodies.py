@@ -55,4 +55,8 @@ def hex_bytes(text: str, name: str) -> bytes:
 
 def moment(milliseconds: int) -> str:
     """Return a time as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(milliseconds / 1000, UTC)
+        .isoformat(timespec="milliseconds")
+        .replace("+00:00", "Z")
+    )

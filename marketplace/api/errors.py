@@ -42,7 +42,11 @@ def status_of(error: MarketError) -> int:
 
 def error_object(error: MarketError) -> dict[str, Any]:
     """Return the error as OpenAI's clients read it: `message`, `type`, `param`, `code`."""
-    message = error.message if not isinstance(error, Broken) else "The server had an internal error; it was recorded."
+    message = (
+        error.message
+        if not isinstance(error, Broken)
+        else "The server had an internal error; it was recorded."
+    )
     return {"message": message, "type": _line(error)[1], "param": error.param, "code": error.code}
 
 

@@ -1,12 +1,12 @@
 """Pure ASGI layers around the application; none of them sees a body's content, and none buffers a stream.
 
-    RequestId ▸ AccessLog ▸ BodyLimit ▸ routes
+RequestId ▸ AccessLog ▸ BodyLimit ▸ routes
 """
 
 import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,9 +46,11 @@ class RequestId:
 class AccessLog:
     """Logs each request's route, status and time, and turns what escapes into an answer."""
 
-    def __init__(self, app: ASGIApp, observe: Observe) -> None:
+    def __init__(self, app: ASGIApp, observe: Observe, patterns: Mapping[Any, str]) -> None:
+        """`patterns` names the route of each endpoint: paths carry ids, and metrics must not grow with them."""
         self._app = app
         self._observe = observe
+        self._patterns = patterns
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, and note how it went."""
@@ -83,8 +85,7 @@ class AccessLog:
             await response(scope, receive, send)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        # The route's pattern, not the path: paths carry ids, and metrics must not grow with them.
-        route = getattr(scope.get("route"), "path", "unknown")
+        route = self._patterns.get(scope.get("endpoint"), "unknown")
         self._observe(scope["method"], route, status, seconds)
         log.info(
             "request",

@@ -53,7 +53,11 @@ class EventStream:
         finally:
             await _cancel(pump, *others)
             await self._events.aclose()
-        if not pump.cancelled() and (error := pump.exception()) is not None and not isinstance(error, OSError):
+        if (
+            not pump.cancelled()
+            and (error := pump.exception()) is not None
+            and not isinstance(error, OSError)
+        ):
             raise error  # an OSError is a socket that went away in the middle of a write
 
     async def _pump(self, send: Send) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
-from contextlib import AsyncExitStack
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,16 +26,36 @@ log = structlog.get_logger()
 SHUTDOWN_SECONDS = 30
 
 
+class Server(uvicorn.Server):
+    """Leaves signals to us: uvicorn's own handling ends the process before chain and books are closed."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Ask for a graceful end at the first signal, for an immediate one at the second."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
 @foreseen(BadDeployment, EvmError, AnvilMissing, ValueError)
 def up(
-    local: Annotated[bool, typer.Option("--local", help="Start a local chain and deploy the contracts there.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="Start a local chain and deploy the contracts there.")
+    ] = False,
     data_dir: Annotated[Path | None, typer.Option(help="Books, epoch files and local keys.")] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    rpc_port: Annotated[int, typer.Option(help="Port of the local chain (another one if it is taken).")] = 8545,
+    rpc_port: Annotated[
+        int, typer.Option(help="Port of the local chain (another one if it is taken).")
+    ] = 8545,
     epoch_seconds: Annotated[int, typer.Option(help="Length of an epoch on a new local chain.")] = 20,
-    maturity_seconds: Annotated[float | None, typer.Option(help="From taking a receipt to its maturity.")] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write addresses there when ready.")] = None,
+    maturity_seconds: Annotated[
+        float | None, typer.Option(help="From taking a receipt to its maturity.")
+    ] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write addresses there when ready.")
+    ] = None,
 ) -> None:
     """Run a coordinator: the API, the hub of providers, the watch of the chain, settlement.
 
@@ -41,9 +63,13 @@ def up(
 
     Example: tallystick up --local
     """
-    settings = _settings(local, data_dir=data_dir, host=host, port=port, maturity_lag_seconds=maturity_seconds)
+    settings = _settings(
+        local, data_dir=data_dir, host=host, port=port, maturity_lag_seconds=maturity_seconds
+    )
     configure_logs(settings.log_level, settings.log_format)
-    asyncio.run(_up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file))
+    asyncio.run(
+        _up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file)
+    )
 
 
 def _settings(local: bool, **given: Any) -> Settings:
@@ -76,7 +102,7 @@ async def _up(
             )
         parts = await stack.enter_async_context(coordinator(settings, is_local=local))
         app = await stack.enter_async_context(parts.running())
-        server = uvicorn.Server(
+        server = Server(
             uvicorn.Config(
                 app,
                 host=settings.host,
@@ -102,7 +128,9 @@ async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | N
         told = describe(parts)
         if json_file is not None:
             _write(json_file, told)
-        console.print(f"Tallystick is up at [bold]{told['base_url']}[/bold], chain {told['chain_id']} at {told['rpc_url']}")
+        console.print(
+            f"Tallystick is up at [bold]{told['base_url']}[/bold], chain {told['chain_id']} at {told['rpc_url']}"
+        )
     try:
         await serving
     finally:
@@ -130,5 +158,3 @@ def _write(path: Path, told: dict[str, Any]) -> None:
     fresh = path.with_suffix(path.suffix + ".new")
     fresh.write_text(json.dumps(told, indent=2) + "\n")
     fresh.replace(path)
-
-

@@ -1,6 +1,5 @@
 """Receipts for those who ask: the signed thing, where it stands, and the proof that it was settled."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,23 +8,13 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from marketplace.domain.errors import NotFound
+from marketplace.services.settlement.proofs import EpochProofs, Inclusion
 from marketplace.storage.database import Database
 from marketplace.storage.queries import published, receipts
 from marketplace.storage.tables import ReceiptRow
-from tallystick.protocol.merkle import Proof, Tree, receipt_tree
 from tallystick.protocol.receipts import SignedReceipt
 
-TREES_REMEMBERED: Final = 8
 CLOSED: Final = "closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Inclusion:
-    """A receipt's place under a closed epoch's root."""
-
-    epoch: int
-    root: bytes
-    proof: Proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +36,11 @@ class ReceiptView:
 
 
 class ReceiptBook:
-    """Finds receipts and proves their place; the latest epochs' trees stay in memory."""
+    """Finds receipts, and proves their place."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, proofs: EpochProofs) -> None:
         self._database = database
-        self._trees: OrderedDict[int, Tree] = OrderedDict()
+        self._proofs = proofs
 
     async def find(self, receipt_id: bytes) -> ReceiptView:
         """Return a receipt. Raises NotFound."""
@@ -60,9 +49,7 @@ class ReceiptBook:
             raise NotFound(f"There is no receipt 0x{receipt_id.hex()}.")
         return found
 
-    async def of_account(
-        self, account_id: str, *, after: bytes | None, limit: int
-    ) -> Sequence[ReceiptView]:
+    async def of_account(self, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptView]:
         """Return up to `limit` receipts that an account pays for, the oldest first."""
         return await self._database.read(
             lambda session: [
@@ -73,19 +60,9 @@ class ReceiptBook:
 
     async def inclusion(self, receipt: ReceiptView) -> Inclusion | None:
         """Return the proof that a receipt is under its epoch's root; None before the epoch is closed."""
-        if receipt.status != "settled" or receipt.epoch is None or receipt.leaf is None:
+        if receipt.epoch is None or receipt.leaf is None:
             return None
-        tree = await self._tree(receipt.epoch)
-        return Inclusion(receipt.epoch, tree.root, tree.proof(receipt.leaf))
-
-    async def _tree(self, epoch: int) -> Tree:
-        if epoch not in self._trees:
-            ids = await self._database.read(lambda session: published.receipt_ids(session, epoch))
-            self._trees[epoch] = receipt_tree(ids)
-            if len(self._trees) > TREES_REMEMBERED:
-                self._trees.popitem(last=False)
-        self._trees.move_to_end(epoch)
-        return self._trees[epoch]
+        return await self._proofs.inclusion(receipt.epoch, receipt.leaf)
 
 
 def _find(session: Session, receipt_id: bytes) -> ReceiptView | None:

@@ -43,11 +43,15 @@ def key_routes(services: AccountServices) -> list[BaseRoute]:
         body = await read_body(request, KeyBody)
         key_id = request.path_params["key_id"]
         before = await services.keys.find_key(caller.account_id, key_id)
-        return answer(key_object(await services.keys.change_key(caller.account_id, key_id, _terms(body, before.terms))))
+        return answer(
+            key_object(await services.keys.change_key(caller.account_id, key_id, _terms(body, before.terms)))
+        )
 
     async def revoke(request: Request) -> Response:
         caller = await services.gate.manager(request)
-        return answer(key_object(await services.keys.revoke_key(caller.account_id, request.path_params["key_id"])))
+        return answer(
+            key_object(await services.keys.revoke_key(caller.account_id, request.path_params["key_id"]))
+        )
 
     return [
         Route("/v1/keys", create, methods=["POST"]),

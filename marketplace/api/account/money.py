@@ -40,7 +40,9 @@ def money_routes(services: AccountServices) -> list[BaseRoute]:
         caller = await services.gate.caller(request)
         body = await read_body(request, ConsentBody)
         if body.account is not None and body.account.lower() != caller.payer:
-            raise BadRequest(f"The consent is for {body.account}, this key's account is {caller.payer}.", param="account")
+            raise BadRequest(
+                f"The consent is for {body.account}, this key's account is {caller.payer}.", param="account"
+            )
         consented = await services.consents.store(
             caller.account_id, whole(body.spent, "spent"), hex_bytes(body.signature, "signature")
         )

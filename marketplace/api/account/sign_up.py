@@ -42,7 +42,9 @@ class SignInBody(msgspec.Struct):
     signature: str
 
 
-def sign_up_routes(services: AccountServices, *, address: str, chain_id: int, clock: Clock) -> list[BaseRoute]:
+def sign_up_routes(
+    services: AccountServices, *, address: str, chain_id: int, clock: Clock
+) -> list[BaseRoute]:
     """Return the routes; `address` is this coordinator's own URL, which sign-in messages must name."""
     domain = urlsplit(address).netloc
 
@@ -63,7 +65,9 @@ def sign_up_routes(services: AccountServices, *, address: str, chain_id: int, cl
         services.gate.limits.check_sign_up(services.gate.address(request))
         await services.accounts.request_sign_in((await read_body(request, EmailBody)).email)
         # The same answer whether or not there is such an account: who has one is nobody's business.
-        return answer({"status": "mail_sent", "message": "If there is such an account, a link was mailed."}, 202)
+        return answer(
+            {"status": "mail_sent", "message": "If there is such an account, a link was mailed."}, 202
+        )
 
     async def nonce(request: Request) -> Response:
         services.gate.stranger(request)

@@ -129,7 +129,9 @@ async def chat_completions(request: Request, counter: Counter) -> ASGIApp:
     try:
         prompt = model.render_chat(messages)
     except BadMessages as error:
-        raise BadRequest(f"The model's chat template refuses these messages: {error}", param="messages") from error
+        raise BadRequest(
+            f"The model's chat template refuses these messages: {error}", param="messages"
+        ) from error
     ids = await _tokens(model, prompt)
     top = (body.top_logprobs or 0) if body.logprobs else NO_LOGPROBS
     running = await counter.market.submit(_job(counter, caller, body, model, prompt, ids, top))
@@ -203,7 +205,9 @@ def _job(
         model_name=model.name,
         prompt_ids=ids,
         prompt_text=prompt,
-        parameters=parameters_of(body, max_tokens=min(counter.default_max_tokens if asked is None else asked, room)),
+        parameters=parameters_of(
+            body, max_tokens=min(counter.default_max_tokens if asked is None else asked, room)
+        ),
         caller_seed=body.seed,
         top_logprobs=top_logprobs,
         wishes=_wishes(body, caller),
@@ -230,7 +234,11 @@ def _cap(asked: str | None, of_key: NanoUsd | None, name: str) -> NanoUsd | None
 
 
 async def _answer(
-    request: Request, body: SamplingBody, running: RunningJob, shape: Shape, logprobs: ChatLogprobs | TextLogprobs
+    request: Request,
+    body: SamplingBody,
+    running: RunningJob,
+    shape: Shape,
+    logprobs: ChatLogprobs | TextLogprobs,
 ) -> ASGIApp:
     job_id = running.accepted.id
     streams = bool(body.stream)
@@ -293,7 +301,9 @@ async def _chunks(
                         yield event(head | {"choices": [shape.piece(delta.text, logprobs.render([delta]))]})
                 case Completed() as completed:
                     last = shape.last(finish_reason(completed.finish))
-                    yield event(head | {"choices": [last], "tallystick": proof(running.accepted.id, completed)})
+                    yield event(
+                        head | {"choices": [last], "tallystick": proof(running.accepted.id, completed)}
+                    )
                     if with_usage:
                         yield event(head | {"choices": [], "usage": usage(completed)})
                     yield DONE

@@ -9,7 +9,9 @@ from tallystick.protocol.ids import to_hex
 from tallystick.protocol.money import NanoUsd, format_price
 
 
-def model_object(model: CatalogModel, nodes: Iterable[NodeView], *, called: str | None = None) -> dict[str, Any]:
+def model_object(
+    model: CatalogModel, nodes: Iterable[NodeView], *, called: str | None = None
+) -> dict[str, Any]:
     """Return a model as OpenAI's clients read it, and what this market knows of it beside.
 
     `called` is the alias it was asked for by. Prices are the lowest that live nodes ask, USD per million tokens.

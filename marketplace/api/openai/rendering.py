@@ -71,15 +71,28 @@ def chat_message(
         "logprobs": logprobs,
         "finish_reason": finish_reason(completed.finish),
     }
-    return frame.head() | {"choices": [choice], "usage": usage(completed), "tallystick": proof(job_id, completed)}
+    return frame.head() | {
+        "choices": [choice],
+        "usage": usage(completed),
+        "tallystick": proof(job_id, completed),
+    }
 
 
 def text_message(
     frame: Frame, text: str, completed: Completed, logprobs: dict[str, Any] | None, job_id: bytes
 ) -> dict[str, Any]:
     """Return a whole `text_completion`."""
-    choice = {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish_reason(completed.finish)}
-    return frame.head() | {"choices": [choice], "usage": usage(completed), "tallystick": proof(job_id, completed)}
+    choice = {
+        "index": 0,
+        "text": text,
+        "logprobs": logprobs,
+        "finish_reason": finish_reason(completed.finish),
+    }
+    return frame.head() | {
+        "choices": [choice],
+        "usage": usage(completed),
+        "tallystick": proof(job_id, completed),
+    }
 
 
 def chat_choice(
@@ -89,7 +102,9 @@ def chat_choice(
     return {"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
 
 
-def text_choice(text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None) -> dict[str, Any]:
+def text_choice(
+    text: str, logprobs: dict[str, Any] | None = None, finish: str | None = None
+) -> dict[str, Any]:
     """Return the choice of a streamed `text_completion`."""
     return {"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}
 
@@ -127,7 +142,12 @@ class TextLogprobs:
         tokenizer = self._model.tokenizer
         if tokenizer is None or not any(delta.logprobs for delta in deltas):
             return None
-        shown: dict[str, list[Any]] = {"tokens": [], "token_logprobs": [], "top_logprobs": [], "text_offset": []}
+        shown: dict[str, list[Any]] = {
+            "tokens": [],
+            "token_logprobs": [],
+            "top_logprobs": [],
+            "text_offset": [],
+        }
         for token, one in _pairs(deltas, self._model.eos_ids):
             text = tokenizer.token_text(token)
             shown["tokens"].append(text)

@@ -87,16 +87,26 @@ _text = msgspec.json.Decoder(TextBody)
 def read_chat(body: bytes) -> ChatBody:
     """Return a checked chat request. Raises BadRequest naming the field at fault."""
     read = _decode(_chat, body)
-    _refuse(bool(read.tools or read.functions), "tools", "Tools are not supported yet; send the request without `tools`.")
-    kind = read.response_format.get("type") if isinstance(read.response_format, dict) else read.response_format
-    _refuse(kind not in (None, "text"), "response_format", "Only the `text` response format is supported yet.")
+    _refuse(
+        bool(read.tools or read.functions),
+        "tools",
+        "Tools are not supported yet; send the request without `tools`.",
+    )
+    kind = (
+        read.response_format.get("type") if isinstance(read.response_format, dict) else read.response_format
+    )
+    _refuse(
+        kind not in (None, "text"), "response_format", "Only the `text` response format is supported yet."
+    )
     _refuse(read.modalities not in (None, ["text"]), "modalities", "Only text answers are supported.")
     _refuse(read.audio is not None, "audio", "Only text answers are supported.")
     _check_common(read)
     _bounds(read.max_completion_tokens, "max_completion_tokens", 1, 10_000_000)
     _bounds(read.top_logprobs, "top_logprobs", 0, MAX_TOP_LOGPROBS)
     _refuse(
-        read.top_logprobs is not None and not read.logprobs, "top_logprobs", "`top_logprobs` needs `logprobs: true`."
+        read.top_logprobs is not None and not read.logprobs,
+        "top_logprobs",
+        "`top_logprobs` needs `logprobs: true`.",
     )
     return read
 
@@ -106,7 +116,11 @@ def read_text(body: bytes) -> TextBody:
     read = _decode(_text, body)
     _refuse(bool(read.echo), "echo", "`echo` is not supported; the prompt is not part of the answer.")
     _refuse(bool(read.suffix), "suffix", "`suffix` is not supported.")
-    _refuse(read.best_of not in (None, 1), "best_of", "`best_of` over 1 is not supported; ask several times instead.")
+    _refuse(
+        read.best_of not in (None, 1),
+        "best_of",
+        "`best_of` over 1 is not supported; ask several times instead.",
+    )
     _check_common(read)
     _bounds(read.logprobs, "logprobs", 0, MAX_TOP_LOGPROBS)
     return read
@@ -120,7 +134,9 @@ def messages_of(body: ChatBody) -> list[dict[str, str]]:
     if not body.messages:
         raise BadRequest("`messages` is empty; send at least one message.", param="messages")
     if len(body.messages) > MAX_MESSAGES:
-        raise BadRequest(f"{len(body.messages)} messages exceed the limit of {MAX_MESSAGES}.", param="messages")
+        raise BadRequest(
+            f"{len(body.messages)} messages exceed the limit of {MAX_MESSAGES}.", param="messages"
+        )
     return [_message(number, message) for number, message in enumerate(body.messages)]
 
 
@@ -192,11 +208,15 @@ def _stops(stop: str | list[str] | None) -> tuple[str, ...]:
 
 def _biases(given: dict[str, float]) -> tuple[tuple[int, int], ...]:
     if len(given) > MAX_LOGIT_BIASES:
-        raise BadRequest(f"`logit_bias` has {len(given)} entries, at most {MAX_LOGIT_BIASES}.", param="logit_bias")
+        raise BadRequest(
+            f"`logit_bias` has {len(given)} entries, at most {MAX_LOGIT_BIASES}.", param="logit_bias"
+        )
     biases = []
     for token, bias in given.items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise BadRequest(f"`logit_bias` has the key {token[:20]!r}; keys are token ids.", param="logit_bias")
+            raise BadRequest(
+                f"`logit_bias` has the key {token[:20]!r}; keys are token ids.", param="logit_bias"
+            )
         _bounds(bias, "logit_bias", -100, 100)
         biases.append((int(token), _millionths(bias)))
     return tuple(sorted(biases))
@@ -234,7 +254,9 @@ def _part(part: Any, place: str) -> str:
         case {"type": "text", "text": str(text)}:
             return text
         case {"type": str(kind)}:
-            raise BadRequest(f"`{place}` has a part of type {kind[:40]!r}; only text is supported.", param=place)
+            raise BadRequest(
+                f"`{place}` has a part of type {kind[:40]!r}; only text is supported.", param=place
+            )
         case _:
             raise BadRequest(f"`{place}` has a part that is not {{type: 'text', text: …}}.", param=place)
 

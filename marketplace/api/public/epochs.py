@@ -43,7 +43,9 @@ def epoch_routes(gate: Gate, database: Database, find_file: FindFile) -> list[Ba
         if BINARY in request.headers.get("accept", ""):
             return FileResponse(path, media_type=BINARY, headers={"etag": f'"{row.file_hash.hex()}"'})
         first = int(request.query_params.get("first_receipt", "0") or 0)
-        content = await run_in_threadpool(lambda: to_json(decode_epoch(path.read_bytes()), first, RECEIPTS_SHOWN))
+        content = await run_in_threadpool(
+            lambda: to_json(decode_epoch(path.read_bytes()), first, RECEIPTS_SHOWN)
+        )
         return answer(epoch_object(row) | {"file": content})
 
     return [

@@ -9,7 +9,8 @@ from starlette.routing import BaseRoute, Route
 from marketplace.api.bodies import answer, hex_bytes, moment
 from marketplace.api.deps import Gate
 from marketplace.domain.errors import BadRequest, NotFound
-from marketplace.services.receipts import Inclusion, ReceiptBook, ReceiptView
+from marketplace.services.receipts import ReceiptBook, ReceiptView
+from marketplace.services.settlement.proofs import Inclusion
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.rendering import receipt_to_json
 
@@ -26,7 +27,9 @@ def receipt_routes(gate: Gate, book: ReceiptBook) -> list[BaseRoute]:
             gate.stranger(request)
             found = await book.find(receipt_id)
             if found.status != "settled":
-                raise NotFound(f"There is no settled receipt {to_hex(receipt_id)}; send a key to see your own.")
+                raise NotFound(
+                    f"There is no settled receipt {to_hex(receipt_id)}; send a key to see your own."
+                )
         else:
             caller = await gate.caller(request)
             found = await book.find(receipt_id)
