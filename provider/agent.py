@@ -1,8 +1,8 @@
 """The agent: connects, takes jobs, answers, and never lets go of a receipt that the coordinator has not answered.
 
-    connecting ──▶ serving ──SIGTERM──▶ draining ──jobs ended or handed over──▶ gone
-         ▲            │
-         └─ backoff ──┘ link lost
+connecting ──▶ serving ──SIGTERM──▶ draining ──jobs ended or handed over──▶ gone
+     ▲            │
+     └─ backoff ──┘ link lost
 """
 
 import asyncio
@@ -274,7 +274,9 @@ class Agent:
             return False
 
     def _send_blob(self, request: BlobRequest, session: LinkSession) -> None:
-        found = next((b for m in self.models.values() if (b := m.engine.blob(request.sha256)) is not None), b"")
+        found = next(
+            (b for m in self.models.values() if (b := m.engine.blob(request.sha256)) is not None), b""
+        )
         if not found:
             session.send(Blob(sha256=request.sha256, offset=0, total=0, data=b""))
         for offset in range(0, len(found), BLOB_CHUNK_BYTES):

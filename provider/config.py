@@ -70,7 +70,9 @@ def load_config(home: Path) -> ProviderConfig:
         for model in config.models:
             model.prices()
     except FileNotFoundError as error:
-        raise BadConfig(f"there is no {path}; make one with: tallystick provider init --home {home}") from error
+        raise BadConfig(
+            f"there is no {path}; make one with: tallystick provider init --home {home}"
+        ) from error
     except (msgspec.DecodeError, ValueError) as error:
         raise BadConfig(f"{path}: {error}") from error
     return config

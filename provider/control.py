@@ -1,9 +1,9 @@
 """A running agent's ear: a socket in its home, for its owner alone, that takes one JSON request a line.
 
-    {"do": "status"}                                       how it is
-    {"do": "terms", "model": …, "paused": true}            pause or resume
-    {"do": "terms", "model": …, "input_price": "0.25", …}  other prices or slots
-    {"do": "drain"}                                        finish and leave
+{"do": "status"}                                       how it is
+{"do": "terms", "model": …, "paused": true}            pause or resume
+{"do": "terms", "model": …, "input_price": "0.25", …}  other prices or slots
+{"do": "drain"}                                        finish and leave
 """
 
 import asyncio
@@ -47,7 +47,9 @@ async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
     try:
         reader, writer = await asyncio.open_unix_connection(home / SOCKET_NAME)
     except OSError as error:
-        raise NotRunning(f"no agent runs in {home}; start it with: tallystick provider run --home {home}") from error
+        raise NotRunning(
+            f"no agent runs in {home}; start it with: tallystick provider run --home {home}"
+        ) from error
     try:
         writer.write(json.dumps(request).encode() + b"\n")
         await writer.drain()

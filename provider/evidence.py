@@ -140,9 +140,12 @@ class Evidence:
     async def watched(self, epoch: int, verdict: str, findings: list[str]) -> None:
         """Note the outcome of checking an epoch, and what was wrong with it."""
         for what in findings:
-            await self._write("INSERT INTO finding (at, epoch, what) VALUES (?, ?, ?)", (_now_ms(), epoch, what))
+            await self._write(
+                "INSERT INTO finding (at, epoch, what) VALUES (?, ?, ?)", (_now_ms(), epoch, what)
+            )
         await self._write(
-            "INSERT OR REPLACE INTO watched (epoch, at, verdict) VALUES (?, ?, ?)", (epoch, _now_ms(), verdict)
+            "INSERT OR REPLACE INTO watched (epoch, at, verdict) VALUES (?, ?, ?)",
+            (epoch, _now_ms(), verdict),
         )
 
     def pending(self) -> list[Kept]:
@@ -190,7 +193,7 @@ class Evidence:
     def _kept(self, condition: str, values: tuple[Any, ...]) -> list[Kept]:
         rows = self._database.execute(
             "SELECT id, body, stop, signed_at, charge, earning, state, taken_epoch, settled_epoch, reason "
-            f"FROM receipt WHERE {condition}",  # noqa: S608 - the conditions are the literals above
+            f"FROM receipt WHERE {condition}",
             values,
         )
         return [_row_to_kept(row) for row in rows]
@@ -209,7 +212,9 @@ class Evidence:
         finished = loop.run_in_executor(self._writer, self._commit, batch)
         finished.add_done_callback(lambda outcome: self._tell(batch, outcome))
 
-    def _commit(self, batch: list[tuple[str, tuple[Any, ...], "asyncio.Future[None]"]]) -> list[Exception | None]:
+    def _commit(
+        self, batch: list[tuple[str, tuple[Any, ...], "asyncio.Future[None]"]]
+    ) -> list[Exception | None]:
         outcomes: list[Exception | None] = []
         self._writes.execute("BEGIN IMMEDIATE")
         try:

@@ -19,7 +19,11 @@ class Hardware:
 
     def line(self) -> str:
         """Return it in one line, the accelerators first."""
-        parts = [*self.accelerators, f"{self.processor}, {self.cores} cores", f"{self.memory / 2**30:.0f} GiB"]
+        parts = [
+            *self.accelerators,
+            f"{self.processor}, {self.cores} cores",
+            f"{self.memory / 2**30:.0f} GiB",
+        ]
         return "; ".join(parts)
 
 

@@ -77,7 +77,9 @@ class RunningJob:
                 if self._stop.done() and not following.done():
                     following.cancel()
                     await asyncio.gather(following, return_exceptions=True)
-                    return EngineEnd(finish=self._stop.result(), stop="", prompt_tokens=None, output_tokens=None)
+                    return EngineEnd(
+                        finish=self._stop.result(), stop="", prompt_tokens=None, output_tokens=None
+                    )
                 match following.result():
                     case EngineTokens() as tokens:
                         self._forward(tokens)

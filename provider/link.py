@@ -60,7 +60,11 @@ class LinkSession:
     """A connection whose handshake is done."""
 
     def __init__(
-        self, socket: aiohttp.ClientWebSocketResponse, challenge: Challenge, welcome: Welcome, rest: Sequence[AnyFrame]
+        self,
+        socket: aiohttp.ClientWebSocketResponse,
+        challenge: Challenge,
+        welcome: Welcome,
+        rest: Sequence[AnyFrame],
     ) -> None:
         self.challenge = challenge
         self.welcome = welcome

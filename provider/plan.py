@@ -60,7 +60,9 @@ def _terms(job: Job, served: Served, max_fee_bps: int) -> Accept | Refuse:
             f"asked {served.input_price} and {served.output_price} nano-dollars per token",
         )
     if job.fee_bps > max_fee_bps:
-        return Refuse("price", f"the market's share is {job.fee_bps} basis points, at most {max_fee_bps} are accepted")
+        return Refuse(
+            "price", f"the market's share is {job.fee_bps} basis points, at most {max_fee_bps} are accepted"
+        )
     if job.first_position != len(job.resume_ids):
         return Refuse("malformed", "the first position is not the number of tokens drawn before")
     if len(job.prompt_ids) + len(job.resume_ids) >= served.context_length:

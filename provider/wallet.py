@@ -97,7 +97,9 @@ class Operator:
             steps.append(await self._stake_step(secret, NanoUsd(missing)))
         if standing.node_status != "active":
             domain = Domain(chain_id=self._config.chain_id, contract=self._config.stake)
-            consent = node_key.sign_digest(node_consent_digest(domain, self._config.operator, node_key.address))
+            consent = node_key.sign_digest(
+                node_consent_digest(domain, self._config.operator, node_key.address)
+            )
             steps.append(
                 Step(f"add node {node_key.address}", self.stake.prepare("addNode", node_key.address, consent))
             )
@@ -112,7 +114,9 @@ class Operator:
 
     def cash_step(self, cheque: Cheque) -> Step:
         """Return the call that cashes a cheque from the coordinator's bond."""
-        call = self.ledger.prepare("cash", to_address(cheque.account), cheque.epoch, cheque.earned, cheque.signature)
+        call = self.ledger.prepare(
+            "cash", to_address(cheque.account), cheque.epoch, cheque.earned, cheque.signature
+        )
         return Step(f"cash the cheque of epoch {cheque.epoch}", call)
 
     async def exit_steps(self) -> list[Step]:
@@ -123,9 +127,13 @@ class Operator:
             return [Step("take the stake that has left the queue", self.stake.prepare("unstake"))]
         steps = []
         if standing.node_status == "active":
-            steps.append(Step(f"remove node {self._config.node}", self.stake.prepare("removeNode", self._config.node)))
+            steps.append(
+                Step(f"remove node {self._config.node}", self.stake.prepare("removeNode", self._config.node))
+            )
         if standing.staked:
-            steps.append(Step("queue all of the stake to leave", self.stake.prepare("requestUnstake", standing.staked)))
+            steps.append(
+                Step("queue all of the stake to leave", self.stake.prepare("requestUnstake", standing.staked))
+            )
         return steps
 
     async def send(self, key: SigningKey, steps: Sequence[Step]) -> list[Mined]:

@@ -159,5 +159,3 @@ class Watch:
             if answer.status != 200:
                 return b""
             return await answer.content.read(LARGEST_FILE_BYTES)
-
-

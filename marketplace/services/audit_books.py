@@ -23,10 +23,9 @@ from marketplace.domain.accounts import (
     TREASURY_ID,
     EntryKind,
 )
-from marketplace.domain.jobs import JobState
 from marketplace.storage.queries.accounts import A
 from marketplace.storage.queries.entries import E
-from marketplace.storage.queries.jobs import J
+from marketplace.storage.queries.jobs import RUNNING, J
 from marketplace.storage.queries.keys import K
 from marketplace.storage.queries.receipts import R
 from tallystick.protocol.money import NanoUsd, format_usd
@@ -109,7 +108,7 @@ def _accounts_against_receipts(session: Session) -> Iterator[Finding]:
 
 
 def _accounts_against_holds(session: Session) -> Iterator[Finding]:
-    held = _sums(session, J.c.account_id, J.c.hold, J.c.state == JobState.ACCEPTED.value)
+    held = _sums(session, J.c.account_id, J.c.hold, RUNNING)
     yield from _compare(session, A.c.held, held, "held is its accepted jobs' holds")
 
 
@@ -135,7 +134,7 @@ def _orders(session: Session) -> Iterator[Finding]:
 
 
 def _keys(session: Session) -> Iterator[Finding]:
-    held = _sums(session, J.c.key_id, J.c.hold, J.c.state == JobState.ACCEPTED.value)
+    held = _sums(session, J.c.key_id, J.c.hold, RUNNING)
     spent = _sums(session, J.c.key_id, J.c.charge)
     for key_id, key_held, key_spent in session.execute(select(K.c.id, K.c.held, K.c.spent)):
         if key_held != held.get(key_id, 0):

@@ -7,10 +7,9 @@ from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
 from marketplace.domain.errors import NotFound
-from marketplace.domain.jobs import JobState
 from marketplace.storage.database import Database
 from marketplace.storage.queries import accounts
-from marketplace.storage.queries.jobs import J
+from marketplace.storage.queries.jobs import RUNNING, J
 from marketplace.storage.tables import Account
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
@@ -154,7 +153,7 @@ def _unavailable(
 
 def _last_hold(session: Session, account_id: str) -> int | None:
     """Return when the last of the account's holds runs out (ms)."""
-    running = J.c.state == JobState.ACCEPTED.value
+    running = RUNNING
     until: int | None = session.scalar(
         select(func.max(J.c.expires_at)).where(J.c.account_id == account_id, running)
     )

@@ -15,6 +15,15 @@ def _bytes(*, primary: bool = False, nullable: bool = False, index: bool = False
     return Column(LargeBinary, primary_key=primary, nullable=nullable and not primary, index=index)
 
 
+def _partial(name: str, *columns: str, sqlite: str, postgresql: str = "", unique: bool = False) -> Index:
+    """An index over the rows of a condition only: it costs nothing while a row is outside of it.
+
+    A query uses it if it has the condition word for word, as SQLAlchemy writes it for each kind of database.
+    """
+    where = {"sqlite_where": text(sqlite), "postgresql_where": text(postgresql or sqlite)}
+    return Index(name, *columns, unique=unique, **where)
+
+
 def _millis(*, nullable: bool = False, index: bool = False) -> Column[int]:
     return Column(BigInteger, nullable=nullable, index=index)
 
@@ -106,7 +115,7 @@ class JobRow(SQLModel, table=True):
     __tablename__ = "job"
 
     id: bytes = Field(sa_column=_bytes(primary=True))
-    account_id: str = Field(index=True)
+    account_id: str
     key_id: str
     model_id: bytes = Field(sa_column=_bytes())
     model_name: str
@@ -124,7 +133,13 @@ class JobRow(SQLModel, table=True):
     expires_at: int = Field(sa_column=_millis())
     finished_at: int | None = Field(default=None, sa_column=_millis(nullable=True))
 
-    __table_args__ = (Index("ix_job_state_expires", "state", "expires_at"),)
+    __table_args__ = (
+        _partial("ix_job_running", "expires_at", sqlite="state = 'accepted'"),
+        _partial("ix_job_running_account", "account_id", sqlite="state = 'accepted'"),
+    )
+
+
+UNSETTLED = "matured IS true AND epoch IS NULL"
 
 
 class ReceiptRow(SQLModel, table=True):
@@ -139,7 +154,7 @@ class ReceiptRow(SQLModel, table=True):
     account_id: str
     """The consumer whose job it was."""
     payer_id: str
-    operator_id: str = Field(index=True)
+    operator_id: str
     node: str
     charge: int = Field(sa_column=_money())
     fee: int = Field(sa_column=_money())
@@ -151,12 +166,14 @@ class ReceiptRow(SQLModel, table=True):
     taken_signature: bytes = Field(sa_column=_bytes())
     matures_at: int = Field(sa_column=_millis())
     matured: bool = False
-    epoch: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True, index=True))
+    epoch: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     leaf: int | None = None
 
     __table_args__ = (
         UniqueConstraint("job_id", "attempt"),
-        Index("ix_receipt_matured_matures", "matured", "matures_at"),
+        _partial("ix_receipt_maturing", "matures_at", sqlite="matured IS 0", postgresql="matured IS false"),
+        _partial("ix_receipt_unsettled", "id", sqlite="matured IS 1 AND epoch IS NULL", postgresql=UNSETTLED),
+        _partial("ix_receipt_epoch", "epoch", "leaf", sqlite="epoch IS NOT NULL"),
         Index("ix_receipt_account_taken", "account_id", "taken_at", "id"),
     )
 
@@ -178,12 +195,8 @@ class Entry(SQLModel, table=True):
     reference: str = ""
 
     __table_args__ = (
-        Index(
-            "ix_entry_grant_once",
-            "reference",
-            unique=True,
-            sqlite_where=text("kind = 'grant' AND reference <> ''"),
-            postgresql_where=text("kind = 'grant' AND reference <> ''"),
+        _partial(
+            "ix_entry_grant_once", "reference", sqlite="kind = 'grant' AND reference <> ''", unique=True
         ),
     )
 

@@ -40,7 +40,9 @@ class Finding:
 
 @app.command("doctor")
 @foreseen(*FORESEEN)
-def doctor(home: Home = HOME_DEFAULT, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
+def doctor(
+    home: Home = HOME_DEFAULT, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+) -> None:
     """Check hardware, model, coordinator, chain, gas money, stake and node; simulate what is left to send.
 
     Nothing is sent and nothing is paid. Exit code 0 if the agent can run.
@@ -63,7 +65,9 @@ async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Findi
     ]
     models: list[ModelId] = []
     for terms in config.models:
-        findings.append(await _look(f"model {terms.model}", partial(_model, terms, models), "see the message"))
+        findings.append(
+            await _look(f"model {terms.model}", partial(_model, terms, models), "see the message")
+        )
     findings += await _chain(home, config, words, models)
     return findings
 
@@ -82,7 +86,9 @@ async def _coordinator(config: ProviderConfig) -> str:
     if place != (config.chain_id, config.ledger):
         raise ValueError(f"it is on {place}, the configuration says {(config.chain_id, config.ledger)}")
     if told["fee_bps"] > config.max_fee_bps:
-        raise ValueError(f"the market's share is {told['fee_bps']} basis points, you accept {config.max_fee_bps}")
+        raise ValueError(
+            f"the market's share is {told['fee_bps']} basis points, you accept {config.max_fee_bps}"
+        )
     return f"{config.coordinator}, market's share {told['fee_bps'] / 100:g} %"
 
 
@@ -120,10 +126,16 @@ async def _chain(home: Path, config: ProviderConfig, words: str, models: list[Mo
                     f"{config.node} is {standing.node_status}",
                     "tallystick provider register",
                 ),
-                await _look("what is left", lambda: _simulate(home, operator, words, models), "tallystick provider register"),
+                await _look(
+                    "what is left",
+                    lambda: _simulate(home, operator, words, models),
+                    "tallystick provider register",
+                ),
             ]
     except (NoChain, EvmError) as error:
-        return [Finding("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")]
+        return [
+            Finding("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")
+        ]
 
 
 async def _simulate(home: Path, operator: Operator, words: str, models: list[ModelId]) -> str:

@@ -66,7 +66,10 @@ async def _earnings(home: Path, config: ProviderConfig, jobs: int) -> dict[str, 
 @app.command("claim")
 @foreseen(*FORESEEN)
 def claim(
-    home: Home = HOME_DEFAULT, yes: Yes = False, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+    home: Home = HOME_DEFAULT,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Pay out what was earned and settled, by your own transaction.
 
@@ -101,7 +104,10 @@ def claim(
 @app.command("cash")
 @foreseen(*FORESEEN)
 def cash(
-    home: Home = HOME_DEFAULT, yes: Yes = False, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+    home: Home = HOME_DEFAULT,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Cash the coordinator's cheque from its bond, when an epoch credited less than was acknowledged.
 
@@ -128,7 +134,11 @@ def cash(
             done = await confirm_and_send(operator, key, [operator.cash_step(cheque)], yes)
             after = await operator.standing()
             credited = NanoUsd(after.earned - before.earned)
-            return {"credited_nano_usd": str(credited), "credited_usd": format_usd(credited), "transactions": done}
+            return {
+                "credited_nano_usd": str(credited),
+                "credited_usd": format_usd(credited),
+                "transactions": done,
+            }
 
     show(asyncio.run(act()), as_json, facts)
 
@@ -181,5 +191,3 @@ def _render(told: dict[str, Any]) -> Group:
         )
     warnings = [f"[red]epoch {one['epoch']}: {one['what']}[/red]" for one in told["findings"][-5:]]
     return Group(facts(amounts), table, *warnings)
-
-

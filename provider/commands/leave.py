@@ -22,7 +22,10 @@ app = typer.Typer()
 @app.command("exit")
 @foreseen(*FORESEEN)
 def leave(
-    home: Home = HOME_DEFAULT, yes: Yes = False, passphrase_file: PassphraseFile = None, as_json: AsJson = False
+    home: Home = HOME_DEFAULT,
+    yes: Yes = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
 ) -> None:
     """Leave the market: drain the agent, remove the node, queue the stake; later the same command takes it out.
 

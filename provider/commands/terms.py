@@ -21,7 +21,9 @@ Model = Annotated[str, typer.Argument(help="The model's name; all of them if lef
 def price(
     model: Model = "",
     input_price: Annotated[str | None, typer.Option("--input", help="USD per million prompt tokens.")] = None,
-    output_price: Annotated[str | None, typer.Option("--output", help="USD per million answer tokens.")] = None,
+    output_price: Annotated[
+        str | None, typer.Option("--output", help="USD per million answer tokens.")
+    ] = None,
     slots: Annotated[int | None, typer.Option(help="How many jobs at once.")] = None,
     home: Home = HOME_DEFAULT,
     as_json: AsJson = False,
@@ -68,7 +70,9 @@ def _change_config(home: Path, model: str, changes: dict[str, Any]) -> dict[str,
     config = load_config(home)
     found = [terms for terms in config.models if model in (terms.name, terms.model, "")]
     if not found:
-        raise BadConfig(f"{model!r} is not configured; {', '.join(terms.model for terms in config.models)} is")
+        raise BadConfig(
+            f"{model!r} is not configured; {', '.join(terms.model for terms in config.models)} is"
+        )
     for terms in found:
         for name, value in changes.items():
             setattr(terms, name, value)

@@ -10,11 +10,10 @@ down_revision: str | None = None
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
 
-GRANT = sa.text("kind = 'grant' AND reference <> ''")
-
 
 def upgrade() -> None:
     """Go forward. There is no way back but a backup: money moves only forward."""
+
     op.create_table(
         "account",
         sa.Column("id", sa.String(), nullable=False),
@@ -124,8 +123,8 @@ def upgrade() -> None:
             "ix_entry_grant_once",
             ["reference"],
             unique=True,
-            sqlite_where=GRANT,
-            postgresql_where=GRANT,
+            sqlite_where=sa.text("kind = 'grant' AND reference <> ''"),
+            postgresql_where=sa.text("kind = 'grant' AND reference <> ''"),
         )
 
     op.create_table(
@@ -168,8 +167,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.create_index(batch_op.f("ix_job_account_id"), ["account_id"], unique=False)
-        batch_op.create_index("ix_job_state_expires", ["state", "expires_at"], unique=False)
+        batch_op.create_index(
+            "ix_job_running",
+            ["expires_at"],
+            unique=False,
+            sqlite_where=sa.text("state = 'accepted'"),
+            postgresql_where=sa.text("state = 'accepted'"),
+        )
+        batch_op.create_index(
+            "ix_job_running_account",
+            ["account_id"],
+            unique=False,
+            sqlite_where=sa.text("state = 'accepted'"),
+            postgresql_where=sa.text("state = 'accepted'"),
+        )
 
     op.create_table(
         "lease",
@@ -228,9 +239,27 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("receipt", schema=None) as batch_op:
         batch_op.create_index("ix_receipt_account_taken", ["account_id", "taken_at", "id"], unique=False)
-        batch_op.create_index(batch_op.f("ix_receipt_epoch"), ["epoch"], unique=False)
-        batch_op.create_index("ix_receipt_matured_matures", ["matured", "matures_at"], unique=False)
-        batch_op.create_index(batch_op.f("ix_receipt_operator_id"), ["operator_id"], unique=False)
+        batch_op.create_index(
+            "ix_receipt_epoch",
+            ["epoch", "leaf"],
+            unique=False,
+            sqlite_where=sa.text("epoch IS NOT NULL"),
+            postgresql_where=sa.text("epoch IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_receipt_maturing",
+            ["matures_at"],
+            unique=False,
+            sqlite_where=sa.text("matured IS 0"),
+            postgresql_where=sa.text("matured IS false"),
+        )
+        batch_op.create_index(
+            "ix_receipt_unsettled",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("matured IS 1 AND epoch IS NULL"),
+            postgresql_where=sa.text("matured IS true AND epoch IS NULL"),
+        )
 
     op.create_table(
         "session",
