@@ -153,8 +153,7 @@ def _unavailable(
 
 def _last_hold(session: Session, account_id: str) -> int | None:
     """Return when the last of the account's holds runs out (ms)."""
-    running = RUNNING
     until: int | None = session.scalar(
-        select(func.max(J.c.expires_at)).where(J.c.account_id == account_id, running)
+        select(func.max(J.c.expires_at)).where(J.c.account_id == account_id, RUNNING)
     )
     return until

@@ -20,8 +20,8 @@ def _partial(name: str, *columns: str, sqlite: str, postgresql: str = "", unique
 
     A query uses it if it has the condition word for word, as SQLAlchemy writes it for each kind of database.
     """
-    where = {"sqlite_where": text(sqlite), "postgresql_where": text(postgresql or sqlite)}
-    return Index(name, *columns, unique=unique, **where)
+    where = text(postgresql or sqlite)
+    return Index(name, *columns, unique=unique, sqlite_where=text(sqlite), postgresql_where=where)
 
 
 def _millis(*, nullable: bool = False, index: bool = False) -> Column[int]:
@@ -178,6 +178,9 @@ class ReceiptRow(SQLModel, table=True):
     )
 
 
+NAMED_GRANT = "kind = 'grant' AND reference <> ''"
+
+
 class Entry(SQLModel, table=True):
     """The journal: append-only, one line per movement. `amount` is signed as the account sees it."""
 
@@ -194,11 +197,7 @@ class Entry(SQLModel, table=True):
     amount: int = Field(sa_column=_money())
     reference: str = ""
 
-    __table_args__ = (
-        _partial(
-            "ix_entry_grant_once", "reference", sqlite="kind = 'grant' AND reference <> ''", unique=True
-        ),
-    )
+    __table_args__ = (_partial("ix_entry_grant_once", "reference", sqlite=NAMED_GRANT, unique=True),)
 
 
 class EpochRow(SQLModel, table=True):

@@ -9,11 +9,17 @@ revision: str = "0001"
 down_revision: str | None = None
 branch_labels: Sequence[str] | None = None
 depends_on: Sequence[str] | None = None
+GRANT = sa.text("kind = 'grant' AND reference <> ''")
+RUNNING = sa.text("state = 'accepted'")
+SETTLED = sa.text("epoch IS NOT NULL")
+MATURING = sa.text("matured IS 0")
+MATURING_PG = sa.text("matured IS false")
+UNSETTLED = sa.text("matured IS 1 AND epoch IS NULL")
+UNSETTLED_PG = sa.text("matured IS true AND epoch IS NULL")
 
 
 def upgrade() -> None:
     """Go forward. There is no way back but a backup: money moves only forward."""
-
     op.create_table(
         "account",
         sa.Column("id", sa.String(), nullable=False),
@@ -123,8 +129,8 @@ def upgrade() -> None:
             "ix_entry_grant_once",
             ["reference"],
             unique=True,
-            sqlite_where=sa.text("kind = 'grant' AND reference <> ''"),
-            postgresql_where=sa.text("kind = 'grant' AND reference <> ''"),
+            sqlite_where=GRANT,
+            postgresql_where=GRANT,
         )
 
     op.create_table(
@@ -171,15 +177,15 @@ def upgrade() -> None:
             "ix_job_running",
             ["expires_at"],
             unique=False,
-            sqlite_where=sa.text("state = 'accepted'"),
-            postgresql_where=sa.text("state = 'accepted'"),
+            sqlite_where=RUNNING,
+            postgresql_where=RUNNING,
         )
         batch_op.create_index(
             "ix_job_running_account",
             ["account_id"],
             unique=False,
-            sqlite_where=sa.text("state = 'accepted'"),
-            postgresql_where=sa.text("state = 'accepted'"),
+            sqlite_where=RUNNING,
+            postgresql_where=RUNNING,
         )
 
     op.create_table(
@@ -243,22 +249,22 @@ def upgrade() -> None:
             "ix_receipt_epoch",
             ["epoch", "leaf"],
             unique=False,
-            sqlite_where=sa.text("epoch IS NOT NULL"),
-            postgresql_where=sa.text("epoch IS NOT NULL"),
+            sqlite_where=SETTLED,
+            postgresql_where=SETTLED,
         )
         batch_op.create_index(
             "ix_receipt_maturing",
             ["matures_at"],
             unique=False,
-            sqlite_where=sa.text("matured IS 0"),
-            postgresql_where=sa.text("matured IS false"),
+            sqlite_where=MATURING,
+            postgresql_where=MATURING_PG,
         )
         batch_op.create_index(
             "ix_receipt_unsettled",
             ["id"],
             unique=False,
-            sqlite_where=sa.text("matured IS 1 AND epoch IS NULL"),
-            postgresql_where=sa.text("matured IS true AND epoch IS NULL"),
+            sqlite_where=UNSETTLED,
+            postgresql_where=UNSETTLED_PG,
         )
 
     op.create_table(
