@@ -13,6 +13,7 @@ from tallystick.models.tokenizer import BadTokenizer
 from tallystick.protocol.commitments import parameters_hash, prompt_commitment
 from tallystick.protocol.eip712 import offer_hash
 from tallystick.protocol.frames import Job, Tokens
+from tallystick.protocol.ids import ZERO_ADDRESS, Address
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish, Offer
 
@@ -31,12 +32,15 @@ class Answer:
     text: str = ""
     text_bytes: int = 0
     prompt_billed: bool = False
+    last_node: Address = ZERO_ADDRESS
+    """Who delivered last."""
 
     def absorb(self, attempt: "Attempt") -> None:
         """Add what an attempt delivered."""
         self.ids += attempt.ids
         self.text += attempt.text
         self.text_bytes += attempt.text_bytes
+        self.last_node = attempt.node.address
 
 
 @dataclass(slots=True)

@@ -1,0 +1,99 @@
+"""The end of a job: its money in one durable step, then the word to the nodes, then the last event."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+
+from marketplace.domain.errors import Unavailable
+from marketplace.domain.jobs import Completed, Part
+from marketplace.domain.receipts import TakenReceipt
+from marketplace.services.desk import Desk
+from marketplace.services.taking import notice
+from tallystick.protocol.ids import JobId
+from tallystick.protocol.money import NanoUsd
+from tallystick.protocol.receipts import Finish, receipt_charge
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before the books are tried again; a charge is not given up because a disk was busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an answer ended; the counts are of tokens that the answer has."""
+
+    finish: Finish
+    stop: str
+    prompt_tokens: int
+    output_tokens: int
+
+
+async def capture(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], outcome: Outcome) -> Completed:
+    """Charge the signed parts, tell their nodes, and return the job's last event."""
+
+    async def step() -> int:
+        return await desk.till.capture(
+            job_id,
+            taken,
+            finish=outcome.finish,
+            prompt_tokens=outcome.prompt_tokens,
+            output_tokens=outcome.output_tokens,
+            now_ms=desk.clock.now_ms(),
+        )
+
+    parts = tuple(_part(one) for one in taken)
+    charge = await _durably(step)
+    _tell(desk, taken)
+    return Completed(
+        finish=outcome.finish,
+        stop=outcome.stop,
+        prompt_tokens=outcome.prompt_tokens,
+        output_tokens=outcome.output_tokens,
+        charge=NanoUsd(charge),
+        parts=parts,
+    )
+
+
+async def release(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], reason: str) -> None:
+    """Give the hold back, have the treasury pay the signed parts, and tell their nodes."""
+
+    async def step() -> None:
+        await desk.till.release(job_id, taken, error=reason, now_ms=desk.clock.now_ms())
+
+    log.warning("job_failed", job=job_id.hex(), reason=reason)
+    await _durably(step)
+    _tell(desk, taken)
+
+
+async def _durably(step: Callable[[], Awaitable[T]]) -> T:
+    """Return what `step` returns, tried again while the books are unavailable; it happens once at most."""
+    for pause in PAUSES:
+        try:
+            return await step()
+        except Unavailable as error:
+            log.warning("books_unavailable", reason=error.message, again_in=pause)
+            await asyncio.sleep(pause)
+    return await step()
+
+
+def _tell(desk: Desk, taken: Sequence[TakenReceipt]) -> None:
+    for one in taken:
+        desk.link.tell(one.signed.receipt.node, notice(one))
+
+
+def _part(taken: TakenReceipt) -> Part:
+    receipt = taken.signed.receipt
+    return Part(
+        receipt_id=taken.id,
+        node=receipt.node,
+        operator=taken.operator,
+        prompt_tokens=receipt.prompt_tokens,
+        output_tokens=receipt.output_tokens,
+        charge=receipt_charge(receipt),
+    )
