@@ -179,7 +179,7 @@ async def a_market(
 
 def _open_accounts(session: Session, deposit: NanoUsd) -> None:
     ledger.ensure_treasury(session, TREASURY, 1)
-    ledger.credit_deposit(session, TREASURY, DEPOSIT, "treasury's deposit", 1)
     if deposit:
+        ledger.credit_deposit(session, TREASURY, DEPOSIT, "treasury's deposit", 1)
         ledger.credit_deposit(session, CONSUMER, deposit, "deposit", 1)
         ledger.set_authorized(session, CONSUMER, deposit, 1)
