@@ -1,5 +1,8 @@
 """The composition root: which implementation stands behind which port, who gets whom, and in what order it starts."""
 
+import os
+import secrets
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from marketplace.api.public.health import Check, health_routes
 from marketplace.api.public.market import MarketTerms, market_routes
 from marketplace.api.public.receipts import receipt_routes
 from marketplace.chain.evm import EvmChain
+from marketplace.chain.sender import EvmSender
 from marketplace.chain.stake import EvmStakeBook
 from marketplace.domain.epochs import EpochClock
 from marketplace.domain.errors import ChainUnavailable
@@ -28,26 +32,33 @@ from marketplace.domain.history import History
 from marketplace.domain.ports.chain import ChainBlock
 from marketplace.domain.ports.clock import SystemClock
 from marketplace.metrics import Metrics
+from marketplace.scheduler import Scheduler
 from marketplace.services.acceptance import Market
 from marketplace.services.accounts import AccountRules, Accounts
+from marketplace.services.acknowledgements import BondWatch, Cheques
+from marketplace.services.backoffice import BackOffice, Pace
 from marketplace.services.balances import Balances
 from marketplace.services.catalog import Catalog
 from marketplace.services.choosing import Chooser
 from marketplace.services.consents import Consents
+from marketplace.services.deposits import ChainWatcher
 from marketplace.services.dispatch import Desk, DispatchRules
 from marketplace.services.keys import KeyRing
 from marketplace.services.late import LateBook
+from marketplace.services.leases import WorkLease
 from marketplace.services.ledger import HoldTerms, ensure_treasury
 from marketplace.services.limits import LimitRules, Limits, Rate
 from marketplace.services.mail import open_mailer
 from marketplace.services.nodes import NodeService
 from marketplace.services.receipts import ReceiptBook
+from marketplace.services.settlement import Settlement
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.slots import Slots
 from marketplace.services.taking import Taker
 from marketplace.services.till import Till
+from marketplace.services.transactions import Transactions
 from marketplace.settings import Settings
 from marketplace.storage.database import Database
 from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHub
@@ -116,6 +127,7 @@ class Coordinator:
         self._join_nodes()
         self._join_accounts()
         self._join_market()
+        self._join_back_office()
         self._watch_numbers()
 
     def _join_nodes(self) -> None:
@@ -191,8 +203,56 @@ class Coordinator:
         )
         chooser = Chooser(self.hub, self.slots, self.history, self.clock)
         desk = Desk(self.hub, chooser, till, taker, late, self.history, self.clock, self.height.number, rules)
+        self.bond = BondWatch(self.database, self.chain, self.side.key.address)
+        self.market = Market(
+            desk,
+            find_model=self.catalog.by_id,
+            fee_bps=settings.fee_bps,
+            has_bond_room=self.bond.has_bond_room,
+        )
+
+    def _join_back_office(self) -> None:
+        settings, side, clock = self.settings, self.side, self.clock
         self.files = EpochFiles(settings.data_dir / "epochs")
-        self.market = Market(desk, find_model=self.catalog.by_id, fee_bps=settings.fee_bps)
+        sender = EvmSender(side.connection, side.deployment, side.key)
+        transactions = Transactions(
+            self.database, self.chain, sender, clock, confirmations=settings.confirmations
+        )
+        watcher = ChainWatcher(
+            self.database,
+            self.chain,
+            clock,
+            confirmations=settings.confirmations,
+            first_block=side.deployment.deployed_block,
+            stakes_changed=self.stakes.forget,
+        )
+        self.back_office = BackOffice(
+            self.database,
+            self.chain,
+            clock,
+            watcher=watcher,
+            settlement=Settlement(
+                self.database, self.chain, transactions, clock, self.files, self.terms, side.key
+            ),
+            cheques=Cheques(
+                self.database,
+                self.hub,
+                clock,
+                side.key,
+                side.deployment.ledger_domain,
+                self.terms.promised_epoch,
+            ),
+            bond=self.bond,
+            pace=Pace(chain=settings.chain_poll_seconds, settlement=settings.settle_poll_seconds),
+            seen=self.height.see,
+        )
+        lease = WorkLease(
+            self.database,
+            clock,
+            holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
+            lasts_ms=round(settings.lease_seconds * 1000),
+        )
+        self.scheduler = Scheduler(self.back_office.jobs(), lease, lease_seconds=settings.lease_seconds)
 
     def _watch_numbers(self) -> None:
         watch = self.metrics.watch
@@ -206,6 +266,9 @@ class Coordinator:
         """Start what runs by itself, give the application, and stop everything, the books last."""
         async with AsyncExitStack() as stack:
             await self._open_treasury()
+            await self.back_office.prepare()
+            await self.scheduler.start()
+            stack.push_async_callback(self.scheduler.stop)
             await self.hub.start()
             stack.push_async_callback(self.hub.close)
             stack.push_async_callback(self.nodes.close)

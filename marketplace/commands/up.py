@@ -18,7 +18,7 @@ from marketplace.commands.local import local_chain
 from marketplace.logs import configure_logs
 from marketplace.settings import Settings
 from tallystick.anvil import AnvilMissing
-from tallystick.commands.console import console, foreseen
+from tallystick.commands.console import CommandFailed, console, foreseen
 from tallystick.deployment import BadDeployment
 from tallystick.evm import EvmError
 
@@ -132,10 +132,21 @@ async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | N
             f"Tallystick is up at [bold]{told['base_url']}[/bold], chain {told['chain_id']} at {told['rpc_url']}"
         )
     try:
-        await serving
+        await _until_ended(serving, parts)
     finally:
         if json_file is not None:
             json_file.unlink(missing_ok=True)
+
+
+async def _until_ended(serving: "asyncio.Task[None]", parts: Coordinator) -> None:
+    try:
+        await serving
+    except SystemExit as error:
+        # uvicorn ends the process when it cannot listen; its own log line says no more than we do.
+        settings = parts.settings
+        raise CommandFailed(
+            f"{settings.host}:{settings.port} cannot be listened on; is something else there? Choose another --port"
+        ) from error
 
 
 def describe(parts: Coordinator) -> dict[str, Any]:
