@@ -7,14 +7,18 @@
 """
 
 import asyncio
+import hashlib
 import json
 import os
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 SOCKET_NAME: Final = "agent.sock"
+LONGEST_SOCKET_PATH: Final = 100
+"""What every Unix takes, in bytes (104 on macOS, 108 on Linux, with a zero at the end)."""
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 
 
@@ -22,10 +26,22 @@ class NotRunning(Exception):
     """No agent answers in this home."""
 
 
+def socket_path(home: Path) -> Path:
+    """Return where the socket is: in the home, or in a private temporary folder if that is too deep."""
+    path = home.absolute() / SOCKET_NAME
+    if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
+        return path
+    name = hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"tallystick-{os.getuid()}" / f"{name}.sock"
+
+
 @asynccontextmanager
 async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
-    """Answer requests with `handle` while the block runs. Raises RuntimeError if another agent answers already."""
-    path = home / SOCKET_NAME
+    """Answer requests with `handle` while the block runs.
+
+    Raises RuntimeError if another agent answers in this home already.
+    """
+    path = socket_path(home)
     if path.exists():
         try:
             await ask(home, {"do": "status"})
@@ -33,8 +49,9 @@ async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
             path.unlink()
         else:
             raise RuntimeError(f"an agent runs in {home} already")
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     server = await asyncio.start_unix_server(lambda reader, writer: _answer(reader, writer, handle), path)
-    os.chmod(path, 0o600)
+    path.chmod(0o600)
     try:
         yield
     finally:
@@ -45,7 +62,7 @@ async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
 async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Return the running agent's answer. Raises NotRunning if there is none, ValueError if it refuses."""
     try:
-        reader, writer = await asyncio.open_unix_connection(home / SOCKET_NAME)
+        reader, writer = await asyncio.open_unix_connection(socket_path(home))
     except OSError as error:
         raise NotRunning(
             f"no agent runs in {home}; start it with: tallystick provider run --home {home}"
@@ -68,9 +85,8 @@ async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
     try:
-        line = await reader.readline()
         try:
-            answer = handle(json.loads(line))
+            answer = handle(json.loads(await reader.readline()))
         except (ValueError, KeyError, TypeError) as error:
             answer = {"error": f"{error}"}
         writer.write(json.dumps(answer).encode() + b"\n")

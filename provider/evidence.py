@@ -1,7 +1,7 @@
-"""The agent's own half of the tally: every receipt it signed, and every signature the coordinator gave for it.
+"""The agent's own half of the tally: every receipt it signed, and what the coordinator signed for it.
 
-A receipt is on disk before it is sent, so that after a crash the node can prove its work and never signs twice for
-one attempt. Writes that wait at the same time share one durable transaction.
+A receipt is on disk before it is sent, so that after a crash the node can prove its work and never signs
+twice for one attempt. Writes that wait at the same time share one durable transaction.
 
     pending ──ReceiptTaken──▶ taken          pending ──ReceiptRefused──▶ refused
 """
@@ -9,6 +9,7 @@ one attempt. Writes that wait at the same time share one durable transaction.
 import asyncio
 import sqlite3
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,9 @@ from tallystick.protocol.receipts import SignedReceipt, receipt_charge, receipt_
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS receipt (
-    id BLOB PRIMARY KEY, job_id BLOB NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL, stop TEXT NOT NULL,
-    signed_at INTEGER NOT NULL, charge INTEGER NOT NULL, earning INTEGER NOT NULL, state TEXT NOT NULL,
+    id BLOB PRIMARY KEY, job_id BLOB NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL,
+    stop TEXT NOT NULL, signed_at INTEGER NOT NULL, charge INTEGER NOT NULL, earning INTEGER NOT NULL,
+    state TEXT NOT NULL,
     taken_epoch INTEGER, taken_signature BLOB, reason TEXT, settled_epoch INTEGER,
     UNIQUE (job_id, attempt)
 );
@@ -34,10 +36,16 @@ CREATE TABLE IF NOT EXISTS cheque (
     received_at INTEGER NOT NULL, PRIMARY KEY (account, earned, epoch)
 );
 CREATE TABLE IF NOT EXISTS finding (
-    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, epoch INTEGER NOT NULL, what TEXT NOT NULL
+    id INTEGER PRIMARY KEY, at INTEGER NOT NULL, epoch INTEGER NOT NULL, what TEXT NOT NULL UNIQUE
 );
-CREATE TABLE IF NOT EXISTS watched (epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL, verdict TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS watched (
+    epoch INTEGER PRIMARY KEY, at INTEGER NOT NULL, block INTEGER NOT NULL, verdict TEXT NOT NULL
+);
 """
+
+_KEPT = """
+SELECT id, body, stop, signed_at, charge, earning, state, taken_epoch, settled_epoch, reason
+FROM receipt WHERE """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +66,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Cheque:
-    """The coordinator's signature under what the operator has earned, cumulative, to be settled by `epoch`."""
+    """The coordinator's signature under all that the operator has earned ever, to be settled by `epoch`."""
 
     account: str
     epoch: int
@@ -113,10 +121,11 @@ class Evidence:
         )
 
     async def taken(self, frame: ReceiptTaken) -> None:
-        """Note the coordinator's signature that it has a receipt."""
+        """Note the coordinator's signature that it has a receipt; the earliest promise is the one to keep."""
         await self._write(
-            "UPDATE receipt SET state = 'taken', taken_epoch = ?, taken_signature = ? WHERE id = ?",
-            (frame.epoch, frame.signature, frame.receipt_id),
+            "UPDATE receipt SET state = 'taken', taken_epoch = ?, taken_signature = ? "
+            "WHERE id = ? AND (taken_epoch IS NULL OR taken_epoch > ?)",
+            (frame.epoch, frame.signature, frame.receipt_id, frame.epoch),
         )
 
     async def refused(self, frame: ReceiptRefused) -> None:
@@ -129,7 +138,8 @@ class Evidence:
     async def acknowledged(self, frame: Acknowledged) -> None:
         """Store a cheque."""
         await self._write(
-            "INSERT OR REPLACE INTO cheque (account, epoch, earned, signature, received_at) VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO cheque (account, epoch, earned, signature, received_at) "
+            "VALUES (?, ?, ?, ?, ?)",
             (frame.account, frame.epoch, frame.earned, frame.signature, _now_ms()),
         )
 
@@ -137,20 +147,25 @@ class Evidence:
         """Note under which epoch's root a receipt was found."""
         await self._write("UPDATE receipt SET settled_epoch = ? WHERE id = ?", (epoch, receipt_id))
 
-    async def watched(self, epoch: int, verdict: str, findings: list[str]) -> None:
-        """Note the outcome of checking an epoch, and what was wrong with it."""
+    async def watched(self, epoch: int, block: int, verdict: str, findings: Sequence[str]) -> None:
+        """Note the outcome of checking an epoch that closed at `block`, and what was wrong, each once."""
         for what in findings:
             await self._write(
-                "INSERT INTO finding (at, epoch, what) VALUES (?, ?, ?)", (_now_ms(), epoch, what)
+                "INSERT OR IGNORE INTO finding (at, epoch, what) VALUES (?, ?, ?)", (_now_ms(), epoch, what)
             )
         await self._write(
-            "INSERT OR REPLACE INTO watched (epoch, at, verdict) VALUES (?, ?, ?)",
-            (epoch, _now_ms(), verdict),
+            "INSERT OR REPLACE INTO watched (epoch, at, block, verdict) VALUES (?, ?, ?, ?)",
+            (epoch, _now_ms(), block, verdict),
         )
 
     def pending(self) -> list[Kept]:
         """Return the receipts that the coordinator has not answered, oldest first."""
         return self._kept("state = 'pending' ORDER BY signed_at, rowid", ())
+
+    def pending_count(self) -> int:
+        """Return how many receipts the coordinator has not answered."""
+        (count,) = self._database.execute("SELECT COUNT(*) FROM receipt WHERE state = 'pending'").fetchone()
+        return int(count)
 
     def unsettled(self) -> list[Kept]:
         """Return the taken receipts that were not found in an epoch yet."""
@@ -163,7 +178,8 @@ class Evidence:
     def cheques(self, account: str) -> list[Cheque]:
         """Return all cheques, the largest first."""
         rows = self._database.execute(
-            "SELECT account, epoch, earned, signature FROM cheque WHERE account = ? ORDER BY earned DESC, epoch",
+            "SELECT account, epoch, earned, signature FROM cheque WHERE account = ? "
+            "ORDER BY earned DESC, epoch",
             (account,),
         )
         return [Cheque(row[0], row[1], NanoUsd(row[2]), row[3]) for row in rows]
@@ -174,28 +190,26 @@ class Evidence:
         return {state: (count, NanoUsd(earning)) for state, count, earning in rows}
 
     def by_epoch(self) -> list[tuple[int, int, NanoUsd]]:
-        """Return (epoch, how many receipts, what they earn) for the epochs that settled ours, newest first."""
+        """Return (epoch, how many of our receipts, what they earn), newest epoch first."""
         rows = self._database.execute(
             "SELECT settled_epoch, COUNT(*), SUM(earning) FROM receipt WHERE settled_epoch IS NOT NULL "
             "GROUP BY settled_epoch ORDER BY settled_epoch DESC"
         )
         return [(epoch, count, NanoUsd(earning)) for epoch, count, earning in rows]
 
-    def last_watched(self) -> int | None:
-        """Return the latest epoch that was checked."""
-        (epoch,) = self._database.execute("SELECT MAX(epoch) FROM watched").fetchone()
-        return None if epoch is None else int(epoch)
+    def last_watched(self) -> tuple[int, int] | None:
+        """Return the latest epoch that was checked, and the block in which it closed."""
+        found = self._database.execute(
+            "SELECT epoch, block FROM watched ORDER BY epoch DESC LIMIT 1"
+        ).fetchone()
+        return None if found is None else (int(found[0]), int(found[1]))
 
     def findings(self) -> list[tuple[int, str]]:
         """Return (epoch, what was wrong), oldest first."""
         return list(self._database.execute("SELECT epoch, what FROM finding ORDER BY id"))
 
     def _kept(self, condition: str, values: tuple[Any, ...]) -> list[Kept]:
-        rows = self._database.execute(
-            "SELECT id, body, stop, signed_at, charge, earning, state, taken_epoch, settled_epoch, reason "
-            f"FROM receipt WHERE {condition}",
-            values,
-        )
+        rows = self._database.execute(_KEPT + condition, values)
         return [_row_to_kept(row) for row in rows]
 
     async def _write(self, statement: str, values: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""One job at a node: tokens go out as they are drawn, and at the end a receipt that is stored before it is sent."""
+"""One job at a node: tokens go out as they are drawn; at the end a receipt is stored, then sent."""
 
 import asyncio
 import secrets
@@ -6,7 +6,15 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from provider.engines.base import Engine, EngineBroken, EngineEnd, EngineError, EngineJob, EngineTokens
+from provider.engines.base import (
+    Engine,
+    EngineBroken,
+    EngineEnd,
+    EngineError,
+    EngineEvent,
+    EngineJob,
+    EngineTokens,
+)
 from provider.evidence import Evidence
 from tallystick.protocol.commitments import (
     NO_SKETCH,
@@ -59,27 +67,28 @@ class RunningJob:
         if not self._stop.done():
             self._stop.set_result(finish)
 
-    async def run(self) -> None:
-        """Draw, send, sign, store, send the receipt; a failure of the engine is told to the coordinator."""
+    async def run(self) -> bool:
+        """Draw, send, sign, store, send the receipt; return whether there is one.
+
+        A failure of the engine is told to the coordinator.
+        """
         try:
             end = await self._draw()
         except EngineError as error:
             self._fail(error.code, error.message)
-        else:
-            await self._finish(end)
+            return False
+        await self._finish(end)
+        return True
 
     async def _draw(self) -> EngineEnd:
         events = self._engine.generate(EngineJob.from_frame(self.job))
+        following: asyncio.Future[EngineEvent] | None = None
         try:
             while True:
                 following = asyncio.ensure_future(anext(events))
-                await asyncio.wait((following, self._stop), return_when=asyncio.FIRST_COMPLETED)
-                if self._stop.done() and not following.done():
-                    following.cancel()
-                    await asyncio.gather(following, return_exceptions=True)
-                    return EngineEnd(
-                        finish=self._stop.result(), stop="", prompt_tokens=None, output_tokens=None
-                    )
+                await self._event_or_stop(following)
+                if not following.done():
+                    return EngineEnd(finish=self._stop.result())
                 match following.result():
                     case EngineTokens() as tokens:
                         self._forward(tokens)
@@ -88,8 +97,22 @@ class RunningJob:
         except StopAsyncIteration as error:
             raise EngineBroken("engine", "the engine stopped without saying why") from error
         finally:
+            if following is not None and not following.done():
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
+
+    async def _event_or_stop(self, following: "asyncio.Future[EngineEvent]") -> None:
+        """Return when the engine has said something, or the attempt is to stop here."""
+        if self._has_ended():
+            # Only the last of the text is missing, and nobody can go on after an end token.
+            await asyncio.wait((following,))
+        else:
+            await asyncio.wait((following, self._stop), return_when=asyncio.FIRST_COMPLETED)
+
+    def _has_ended(self) -> bool:
+        return bool(self._made.ids) and self._made.ids[-1] in self._engine.manifest.eos_ids
 
     def _forward(self, tokens: EngineTokens) -> None:
         self._made.ids.extend(tokens.ids)
@@ -149,7 +172,10 @@ class RunningJob:
         )
 
     def _output(self, end: EngineEnd) -> tuple[bytes, int]:
-        """Return the commitment to what was made and how many tokens it is; a model without token ids commits to text."""
+        """Return the commitment to what was made, and how many tokens that is.
+
+        A model without token ids commits to its text.
+        """
         if not self._engine.manifest.tokenizer:
             return opaque_output_commitment(self.job.salt, bytes(self._made.text)), end.output_tokens or 0
         return output_commitment(self.job.salt, self._made.ids), len(self._made.ids)

@@ -63,7 +63,7 @@ def load_secret(home: Path, role: Role, passphrase: str) -> bytes:
 
 
 def address_of(home: Path, role: Role) -> Address:
-    """Return a stored key's address, without its passphrase. Raises KeyUnavailable if there is no such file."""
+    """Return a stored key's address, which needs no passphrase. Raises KeyUnavailable if there is none."""
     path = key_path(home, role)
     try:
         return to_address("0x" + json.loads(path.read_text())["address"].removeprefix("0x"))

@@ -4,8 +4,9 @@ Frames that are sent in one turn of the event loop leave in one message.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import contextlib
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,10 +14,12 @@ import aiohttp
 
 from tallystick.protocol.commitments import hello_digest
 from tallystick.protocol.frames import (
+    BLOB_CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
     PROTOCOL_VERSION,
     AnyFrame,
     BadFrame,
+    Blob,
     Challenge,
     Goodbye,
     Hello,
@@ -29,6 +32,12 @@ from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
 HANDSHAKE_SECONDS: Final = 20.0
+CLOSING_SECONDS: Final = 5.0
+LEAST_SILENCE_SECONDS: Final = 5.0
+SILENT_HEARTBEATS: Final = 10
+"""A coordinator that has missed so many heartbeats is taken for gone."""
+FRAMES_PER_MESSAGE: Final = 1000
+"""Well under the protocol's limits on frames and bytes, whatever the frames are."""
 PATH: Final = "/nodes/connect"
 
 
@@ -37,7 +46,7 @@ class LinkLost(Exception):
 
 
 class LinkRefused(Exception):
-    """The coordinator will not have this node, or is not the one that it should be; trying again does not help."""
+    """The coordinator will not have this node, or is another than it should be; trying again is no use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +66,11 @@ class Identity:
 
 
 class LinkSession:
-    """A connection whose handshake is done."""
+    """A connection whose handshake is done; `close` it when it is over."""
 
     def __init__(
         self,
+        http: aiohttp.ClientSession,
         socket: aiohttp.ClientWebSocketResponse,
         challenge: Challenge,
         welcome: Welcome,
@@ -68,79 +78,107 @@ class LinkSession:
     ) -> None:
         self.challenge = challenge
         self.welcome = welcome
+        self._http = http
         self._socket = socket
         self._early = list(rest)
-        self._outgoing: list[AnyFrame] = []
+        self._outgoing: deque[AnyFrame] = deque()
         self._wake = asyncio.Event()
+        self._all_sent = asyncio.Event()
         self._sender = asyncio.create_task(self._send_all(), name="link-sender")
 
     def send(self, *frames: AnyFrame) -> None:
-        """Put frames on their way; they keep their order."""
+        """Put frames on their way; they keep their order. After the connection's end they go nowhere."""
         self._outgoing.extend(frames)
+        self._all_sent.clear()
         self._wake.set()
 
-    async def frames(self) -> AsyncIterator[AnyFrame]:
+    async def frames(self) -> AsyncGenerator[AnyFrame, None]:
         """Give the frames that come until the connection ends.
 
         Raises LinkLost at its end, LinkRefused after a Goodbye that says not to come back.
         """
         for frame in self._early:
             yield frame
+        silence = max(LEAST_SILENCE_SECONDS, SILENT_HEARTBEATS * self.welcome.heartbeat_ms / 1000)
         while True:
-            for frame in await _receive(self._socket):
+            try:
+                async with asyncio.timeout(silence):
+                    received = await _receive(self._socket)
+            except TimeoutError as error:
+                raise LinkLost(f"the coordinator has been silent for {silence:.0f} s") from error
+            for frame in received:
                 yield frame
 
     async def flush(self) -> None:
         """Return when everything that was sent so far has left, or the connection is gone."""
-        while self._outgoing and not self._sender.done():
-            await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(self._all_sent.wait())
+        if self._outgoing:
+            await asyncio.wait((waiting, self._sender), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
 
     async def close(self) -> None:
-        """Send what waits and close."""
-        await self.flush()
+        """Send what waits, if that goes quickly, and close."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.flush(), CLOSING_SECONDS)
         self._sender.cancel()
-        await self._socket.close()
+        await asyncio.gather(self._sender, return_exceptions=True)
+        await _shut(self._http, self._socket)
 
     async def _send_all(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            batch, self._outgoing = self._outgoing, []
-            if not batch:
-                continue
-            try:
-                await self._socket.send_bytes(encode_frames(batch))
-            except (ConnectionError, aiohttp.ClientError):
-                # The receiving side sees the same end and reports it; nothing more can leave here.
-                await self._socket.close()
-                return
+            while self._outgoing:
+                message = encode_frames(_batch(self._outgoing))
+                try:
+                    await self._socket.send_bytes(message)
+                except (ConnectionError, aiohttp.ClientError):
+                    # The receiving side sees the same end and reports it; nothing more can leave here.
+                    await self._socket.close()
+                    return
+            self._all_sent.set()
 
 
-@asynccontextmanager
-async def dial(url: str, identity: Identity, models: Sequence[ModelOffer]) -> AsyncIterator[LinkSession]:
-    """Connect to the coordinator whose API is at `url` and give the session.
+def _batch(outgoing: deque[AnyFrame]) -> list[AnyFrame]:
+    """Take from the queue what fits into one message: a large file's pieces leave in several."""
+    batch: list[AnyFrame] = []
+    blob_bytes = 0
+    while outgoing and len(batch) < FRAMES_PER_MESSAGE and blob_bytes < BLOB_CHUNK_BYTES:
+        frame = outgoing.popleft()
+        blob_bytes += len(frame.data) if isinstance(frame, Blob) else 0
+        batch.append(frame)
+    return batch
+
+
+async def dial(url: str, identity: Identity, models: Sequence[ModelOffer]) -> LinkSession:
+    """Connect to the coordinator whose API is at `url` and return the session.
 
     Raises LinkLost if it cannot be reached or goes, LinkRefused if the two do not fit.
     """
-    async with aiohttp.ClientSession() as http:
-        try:
+    http = aiohttp.ClientSession()
+    socket = None
+    try:
+        async with asyncio.timeout(HANDSHAKE_SECONDS):
             socket = await http.ws_connect(
                 _websocket_url(url), max_msg_size=MAX_MESSAGE_BYTES, heartbeat=20.0, autoping=True, compress=0
             )
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise LinkLost(f"{url} cannot be reached: {error}") from error
-        try:
-            challenge, welcome, rest = await asyncio.wait_for(
-                _shake_hands(socket, identity, models), HANDSHAKE_SECONDS
-            )
-        except TimeoutError as error:
-            await socket.close()
-            raise LinkLost(f"{url} did not finish the handshake in {HANDSHAKE_SECONDS:.0f} s") from error
-        session = LinkSession(socket, challenge, welcome, rest)
-        try:
-            yield session
-        finally:
-            await session.close()
+            challenge, welcome, rest = await _shake_hands(socket, identity, models)
+        return LinkSession(http, socket, challenge, welcome, rest)
+    except TimeoutError as error:
+        await _shut(http, socket)
+        raise LinkLost(f"{url} did not finish the handshake in {HANDSHAKE_SECONDS:.0f} s") from error
+    except (aiohttp.ClientError, OSError) as error:
+        await _shut(http, socket)
+        raise LinkLost(f"{url} cannot be reached: {error}") from error
+    except BaseException:
+        await _shut(http, socket)
+        raise
+
+
+async def _shut(http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse | None) -> None:
+    if socket is not None:
+        await socket.close()
+    await http.close()
 
 
 async def _shake_hands(
@@ -160,8 +198,8 @@ async def _shake_hands(
 def _check_market(challenge: Challenge, identity: Identity) -> None:
     if challenge.version != PROTOCOL_VERSION:
         raise LinkRefused(
-            f"the coordinator speaks protocol {challenge.version} (software {challenge.software}), this agent "
-            f"{PROTOCOL_VERSION}; upgrade the older one"
+            f"the coordinator speaks protocol {challenge.version} (software {challenge.software}), "
+            f"this agent {PROTOCOL_VERSION}; upgrade the older one"
         )
     market = (challenge.chain_id, challenge.ledger, challenge.stake)
     expected = (identity.chain_id, identity.ledger, identity.stake)

@@ -68,6 +68,7 @@ def _terms(job: Job, served: Served, max_fee_bps: int) -> Accept | Refuse:
     if len(job.prompt_ids) + len(job.resume_ids) >= served.context_length:
         return Refuse(
             "too_long",
-            f"{len(job.prompt_ids) + len(job.resume_ids)} tokens do not fit a context of {served.context_length}",
+            f"{len(job.prompt_ids) + len(job.resume_ids)} tokens do not fit a context of "
+            f"{served.context_length}",
         )
     return Accept()

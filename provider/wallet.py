@@ -90,7 +90,7 @@ class Operator:
     async def register_steps(
         self, secret: bytes, node_key: SigningKey, stake: NanoUsd, models: Sequence[ModelId]
     ) -> list[Step]:
-        """Return what is left to do until `stake` is staked, the node is added and the models are declared."""
+        """Return what is left to do until `stake` is staked, the node added and the models declared."""
         steps: list[Step] = []
         standing = await self.standing()
         if (missing := stake - standing.staked) > 0:
@@ -120,7 +120,7 @@ class Operator:
         return Step(f"cash the cheque of epoch {cheque.epoch}", call)
 
     async def exit_steps(self) -> list[Step]:
-        """Return the next step of leaving: remove the node and queue the stake, or take what has left the queue."""
+        """Return the next steps of leaving: remove the node and queue the stake, or take it out."""
         standing = await self.standing()
         now = await self._now()
         if standing.leaving and not standing.staked and now >= standing.leaves_at:
@@ -137,7 +137,7 @@ class Operator:
         return steps
 
     async def send(self, key: SigningKey, steps: Sequence[Step]) -> list[Mined]:
-        """Send the steps one after the other. Raises EvmError at the first that fails; those before it stand."""
+        """Send the steps one by one. Raises EvmError at the first that fails; those before it stand."""
         wallet = Wallet(self.connection, key)
         return [await wallet.send(step.call) for step in steps]
 

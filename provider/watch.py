@@ -1,8 +1,8 @@
-"""After every closed epoch: is what the coordinator published what the chain has, and is all of our work in it?
+"""After every closed epoch: is what was published what the chain has, and is all of our work in it?
 
-The check needs nobody's word. The file must hash to what `EpochClosed` says, its receipts must be under the root
-that the Ledger has, the payout on the chain must reach what was acknowledged for that epoch, and a receipt that the
-coordinator took for that epoch must be there.
+The check needs nobody's word. The file must hash to what `EpochClosed` says, its receipts must be under the
+root that the Ledger has, the payout on the chain must reach what was acknowledged for that epoch, and every
+receipt that the coordinator took for that epoch must be there.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ import structlog
 
 from provider.config import ProviderConfig
 from provider.evidence import Cheque, Evidence, Kept
-from provider.wallet import Operator, operator_of
+from provider.wallet import NoChain, Operator, operator_of
 from tallystick.evm import EvmError
 from tallystick.protocol.epochfile import BadEpochFile, decode_epoch
 from tallystick.protocol.hashing import keccak256
@@ -25,17 +25,23 @@ from tallystick.protocol.money import NanoUsd, format_usd
 
 log = structlog.get_logger()
 POLL_SECONDS: Final = 5.0
-LARGEST_FILE_BYTES: Final = 2 * 1024**3
+BLOCKS_PER_LOOK: Final = 2_000
+"""Public nodes refuse to search more at once."""
+
+
+class NotPublished(Exception):
+    """The coordinator does not give the file of a closed epoch, now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """An epoch as the chain closed it."""
+    """An epoch as the chain closed it, in block `block`."""
 
     epoch: int
     root: bytes
     receipt_count: int
     file_hash: bytes
+    block: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,27 +55,31 @@ class Outcome:
 def examine(
     closed: Closed, data: bytes, ours: Sequence[Kept], earned: NanoUsd, cheques: Sequence[Cheque]
 ) -> Outcome:
-    """Return what is wrong with an epoch, given its file, our unsettled receipts, what the chain credits us, and our cheques."""
-    findings = []
+    """Return what is wrong with an epoch.
+
+    `data` is its file, `ours` our receipts that were not found in an epoch yet, `earned` what the chain has
+    credited our operator, ever.
+    """
+    paid = _underpaid(closed, earned, cheques)
     if keccak256(data) != closed.file_hash:
-        return Outcome((), ("the published file is not the one whose hash is on the chain",))
+        wrong = f"the file of epoch {closed.epoch} is not the one whose hash is on the chain"
+        return Outcome((), (wrong, *paid))
     try:
         file = decode_epoch(data)
     except BadEpochFile as error:
-        return Outcome((), (f"the published file cannot be read: {error}",))
+        return Outcome((), (f"the file of epoch {closed.epoch} cannot be read: {error}", *paid))
+    findings = []
     if receipt_tree(file.receipt_ids).root != closed.root or len(file.receipt_ids) != closed.receipt_count:
-        findings.append("the file's receipts are not the ones under the root on the chain")
+        findings.append(f"the receipts in the file of epoch {closed.epoch} are not those under its root")
     published = set(file.receipt_ids)
     settled = tuple(kept.id for kept in ours if kept.id in published)
-    findings += _missing(closed, ours, published)
-    findings += _underpaid(closed, earned, cheques)
-    return Outcome(settled, tuple(findings))
+    return Outcome(settled, (*findings, *_missing(closed, ours, published), *paid))
 
 
 def _missing(closed: Closed, ours: Sequence[Kept], published: set[ReceiptId]) -> list[str]:
     return [
-        f"receipt {to_hex(kept.id)} (${format_usd(kept.earning)}) was taken for epoch {kept.taken_epoch} and is not "
-        f"settled after epoch {closed.epoch}"
+        f"receipt {to_hex(kept.id)} (${format_usd(kept.earning)}) was taken for epoch {kept.taken_epoch}, "
+        "which is closed, and is not settled"
         for kept in ours
         if kept.taken_epoch is not None and kept.taken_epoch <= closed.epoch and kept.id not in published
     ]
@@ -81,8 +91,8 @@ def _underpaid(closed: Closed, earned: NanoUsd, cheques: Sequence[Cheque]) -> li
         return []
     short = NanoUsd(cheque.earned - earned)
     return [
-        f"the chain credits ${format_usd(earned)}, the coordinator acknowledged ${format_usd(cheque.earned)} by epoch "
-        f"{cheque.epoch}; get the ${format_usd(short)} from its bond with: tallystick provider cash"
+        f"the chain credits ${format_usd(earned)}, the coordinator acknowledged ${format_usd(cheque.earned)} "
+        f"by epoch {cheque.epoch}; get the ${format_usd(short)} from its bond with: tallystick provider cash"
     ]
 
 
@@ -93,12 +103,15 @@ def cashable(cheques: Sequence[Cheque], closed_epoch: int) -> Cheque | None:
 
 
 class Watch:
-    """Looks at each epoch that closes while the agent runs, and at those that closed since it last did."""
+    """Looks at each epoch that closes while the agent runs, and at those that closed since it last did.
+
+    A node's first look begins at the head: nothing of its own is in an epoch that closed before.
+    """
 
     def __init__(self, config: ProviderConfig, evidence: Evidence) -> None:
         self._config = config
         self._evidence = evidence
-        self._from_block = 0
+        self._from_block: int | None = None
 
     async def run(self) -> None:
         """Check epochs for ever; what is wrong is logged as an error and kept."""
@@ -108,48 +121,63 @@ class Watch:
                     while True:
                         await self.check_new(operator, http)
                         await asyncio.sleep(POLL_SECONDS)
-            except (EvmError, aiohttp.ClientError, TimeoutError) as error:
+            except (EvmError, NoChain, NotPublished, aiohttp.ClientError, TimeoutError) as error:
                 log.warning("watch_interrupted", reason=str(error))
                 await asyncio.sleep(POLL_SECONDS)
 
     async def check_new(self, operator: Operator, http: aiohttp.ClientSession) -> list[Outcome]:
-        """Check the epochs that closed since the last look, and return what was found."""
-        outcomes = []
-        for closed in await self._closed_since(operator):
-            outcomes.append(await self._check(closed, operator, http))
+        """Check the epochs that closed since the last look, and return what was found.
+
+        Raises NotPublished, EvmError, ClientError; then the epoch is looked at again the next time.
+        """
+        head = await operator.connection.block()
+        if head is None:
+            return []
+        outcomes: list[Outcome] = []
+        first = self._first_block(head.number)
+        while first <= head.number:
+            last = min(head.number, first + BLOCKS_PER_LOOK - 1)
+            for closed in await self._closed_in(operator, first, last):
+                outcomes.append(await self._check(closed, operator, http))
+            first = self._from_block = last + 1
         return outcomes
 
-    async def _closed_since(self, operator: Operator) -> list[Closed]:
-        head = await operator.connection.block()
-        if head is None or head.number < self._from_block:
-            return []
+    def _first_block(self, head: int) -> int:
+        if self._from_block is None:
+            watched = self._evidence.last_watched()
+            self._from_block = head if watched is None else watched[1]
+        return self._from_block
+
+    async def _closed_in(self, operator: Operator, first: int, last: int) -> list[Closed]:
         topic = operator.ledger.artifact.topic("EpochClosed")
         ledger = {operator.ledger.address: operator.ledger.artifact}
-        logs = await operator.connection.logs(ledger, self._from_block, head.number, [topic])
-        self._from_block = head.number + 1
-        last = self._evidence.last_watched()
         found = [
             Closed(
                 epoch=one.fields["epoch"],
                 root=one.fields["receiptsRoot"],
                 receipt_count=one.fields["receiptCount"],
                 file_hash=one.fields["fileHash"],
+                block=one.block_number,
             )
-            for one in logs
+            for one in await operator.connection.logs(ledger, first, last, [topic])
         ]
-        return [closed for closed in found if last is None or closed.epoch > last]
+        watched = self._evidence.last_watched()
+        return [closed for closed in found if watched is None or closed.epoch > watched[0]]
 
     async def _check(self, closed: Closed, operator: Operator, http: aiohttp.ClientSession) -> Outcome:
         data = await self._download(closed.epoch, http)
         *_, earned = await operator.ledger.read("accountOf", self._config.operator)
         cheques = self._evidence.cheques(self._config.operator)
-        outcome = examine(closed, data, self._evidence.unsettled(), NanoUsd(earned), cheques)
+        # A large epoch's tree takes seconds, in which heartbeats must go on.
+        outcome = await asyncio.to_thread(
+            examine, closed, data, self._evidence.unsettled(), NanoUsd(earned), cheques
+        )
         for receipt_id in outcome.settled:
             await self._evidence.settled(receipt_id, closed.epoch)
         for finding in outcome.findings:
             log.error("epoch_is_wrong", epoch=closed.epoch, finding=finding)
         verdict = "wrong" if outcome.findings else "good"
-        await self._evidence.watched(closed.epoch, verdict, list(outcome.findings))
+        await self._evidence.watched(closed.epoch, closed.block, verdict, outcome.findings)
         log.info("epoch_checked", epoch=closed.epoch, verdict=verdict, ours=len(outcome.settled))
         return outcome
 
@@ -157,5 +185,5 @@ class Watch:
         url = f"{self._config.coordinator.rstrip('/')}/epochs/{epoch}"
         async with http.get(url, headers={"Accept": "application/octet-stream"}) as answer:
             if answer.status != 200:
-                return b""
-            return await answer.content.read(LARGEST_FILE_BYTES)
+                raise NotPublished(f"epoch {epoch} is closed, but {url} answers {answer.status}")
+            return await answer.read()

@@ -1,8 +1,8 @@
 """`tallystick …`: puts together the commands that the installed packages register.
 
 A package registers a `typer.Typer` (a group) or a function (a single command) under the entry point
-`tallystick.commands`; the name of the entry point is the name of the command. So this module knows neither the
-coordinator nor the provider, and a machine with only one of them shows only its commands.
+`tallystick.commands`; the name of the entry point is the name of the command. So this module knows neither
+the coordinator nor the provider, and a machine with only one of them shows only its commands.
 """
 
 import sys

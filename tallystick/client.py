@@ -7,7 +7,7 @@
         print(piece, end="", flush=True)
     print(stream.answer.charge, stream.answer.consent)
 
-With a wallet key the client checks the receipts of each answer and signs a consent to exactly what they add up to.
+With a wallet key the client checks the receipts of each answer and signs a consent to what they add up to.
 Without one it is an ordinary client of the API.
 """
 
@@ -102,7 +102,9 @@ class Client:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self.close()
 
     def _run(self, call: Call[T]) -> T:

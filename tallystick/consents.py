@@ -1,26 +1,22 @@
-"""What a consumer signs as it goes: consents to its own spending, never beyond what its own receipts add up to.
+"""What a consumer signs as it goes: consents to its spending, never beyond what its own receipts add up to.
 
-A consent says "this account has spent so much, ever". The book below counts only receipts that this client saw an
-answer for and checked: signed by the node they name, for this account, at the price and length of that answer.
-It remembers the sum in a file, so that the next run goes on where this one stopped.
+A consent says "this account has spent so much, ever". The book below counts only receipts that this client
+saw an answer for and checked: signed by the node they name, for this account, at the price and length of that
+answer. It remembers the sum in a file, so that the next run goes on where this one stopped.
 """
 
-import fcntl
-import json
 import os
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tallystick.protocol.eip712 import Domain, consent_digest, offer_hash, receipt_digest
 from tallystick.protocol.ids import Address, to_address, to_hex
 from tallystick.protocol.keys import BadSignature, SigningKey, recover
 from tallystick.protocol.money import NanoUsd, format_usd
 from tallystick.protocol.receipts import SignedReceipt, offer_of, receipt_charge
-
-REMEMBERED_RECEIPTS = 10_000
 
 
 class ReceiptRejected(ValueError):
@@ -41,7 +37,7 @@ class Consent:
 
 
 def check_receipt(signed: SignedReceipt, *, domain: Domain, account: Address, job_id: bytes) -> NanoUsd:
-    """Return what the receipt charges, once it is seen to belong to this account's job and to be signed by its node.
+    """Return what the receipt charges, if it belongs to this account's job and its node signed it.
 
     Raises ReceiptRejected, saying which part is wrong.
     """
@@ -51,7 +47,9 @@ def check_receipt(signed: SignedReceipt, *, domain: Domain, account: Address, jo
     if receipt.job_id != job_id:
         raise ReceiptRejected(f"the receipt is for job {to_hex(receipt.job_id)}, not {to_hex(job_id)}")
     if receipt.offer_hash != offer_hash(offer_of(receipt)):
-        raise ReceiptRejected("the receipt's offer hash is not the hash of its own job, seed, position and prices")
+        raise ReceiptRejected(
+            "the receipt's offer hash is not the hash of its own job, seed, position and prices"
+        )
     try:
         signer = recover(receipt_digest(domain, receipt), signed.signature)
     except BadSignature as error:
@@ -62,7 +60,13 @@ def check_receipt(signed: SignedReceipt, *, domain: Domain, account: Address, jo
 
 
 def check_answer(
-    receipts: list[SignedReceipt], *, domain: Domain, account: Address, job_id: bytes, charge: NanoUsd, tokens: int
+    receipts: list[SignedReceipt],
+    *,
+    domain: Domain,
+    account: Address,
+    job_id: bytes,
+    charge: NanoUsd,
+    tokens: int,
 ) -> None:
     """Check all parts of one answer against what the client was told and got.
 
@@ -80,52 +84,53 @@ def check_answer(
 
 
 class ConsentBook:
-    """The running sum of one account's own receipts, and the key that signs it."""
+    """The running sum of one account's own receipts, and the key that signs it.
+
+    A receipt that was counted once is never counted again, however old it is and whoever shows it.
+    """
 
     def __init__(self, *, domain: Domain, account: Address, key: SigningKey, directory: Path) -> None:
         self.domain = domain
         self.account = account
         self._key = key
-        self._path = directory / f"{domain.chain_id}-{domain.contract}-{account}.json"
+        self._path = directory / f"{domain.chain_id}-{domain.contract}-{account}.sqlite"
 
-    def sign_for(self, receipts: list[SignedReceipt], *, settled: NanoUsd = NanoUsd(0)) -> Consent:
-        """Add checked receipts that are not counted yet and return a consent to the new sum.
+    def sign_for(self, receipts: list[SignedReceipt]) -> Consent:
+        """Count checked receipts that are not counted yet and return a consent to the new sum.
 
-        `settled` is what the chain says the account has spent already, if the caller looked.
+        The sum is on disk when this returns; several processes may share a book.
         """
-        with self._state() as state:
+        with self._open() as book:
             for signed in receipts:
-                self._count(state, signed)
-            state["sum"] = max(state["sum"], settled)
-            spent = NanoUsd(state["sum"])
-        return self.sign(spent)
+                _count(book, receipt_digest(self.domain, signed.receipt), receipt_charge(signed.receipt))
+            (spent,) = book.execute("SELECT spent FROM total").fetchone()
+        return self.sign(NanoUsd(spent))
 
     def sign(self, spent: NanoUsd) -> Consent:
         """Return a signed consent to `spent`, whatever was counted."""
         digest = consent_digest(self.domain, self.account, spent)
         return Consent(self.account, spent, self._key.sign_digest(digest))
 
-    def _count(self, state: dict[str, Any], signed: SignedReceipt) -> None:
-        receipt_id = to_hex(receipt_digest(self.domain, signed.receipt))
-        if receipt_id in state["receipts"]:
-            return
-        state["sum"] += receipt_charge(signed.receipt)
-        state["receipts"] = [*state["receipts"], receipt_id][-REMEMBERED_RECEIPTS:]
-
     @contextmanager
-    def _state(self) -> Iterator[dict[str, Any]]:
-        """Give the stored state under a lock that other processes honour; what changed is stored durably."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.with_suffix(".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            state = json.loads(self._path.read_text()) if self._path.exists() else {"sum": 0, "receipts": []}
-            yield state
-            fresh = self._path.with_suffix(".new")
-            with fresh.open("w") as file:
-                json.dump(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            fresh.replace(self._path)
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Give the book in a transaction that other processes wait for; it is durable at the end."""
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        book = sqlite3.connect(self._path, isolation_level=None, timeout=30)
+        try:
+            book.execute("PRAGMA synchronous=FULL")
+            book.execute("BEGIN IMMEDIATE")
+            book.execute("CREATE TABLE IF NOT EXISTS counted (receipt BLOB PRIMARY KEY) WITHOUT ROWID")
+            book.execute("CREATE TABLE IF NOT EXISTS total (id INTEGER PRIMARY KEY, spent INTEGER NOT NULL)")
+            book.execute("INSERT OR IGNORE INTO total VALUES (1, 0)")
+            yield book
+            book.execute("COMMIT")
+        finally:
+            book.close()
+
+
+def _count(book: sqlite3.Connection, receipt_id: bytes, charge: NanoUsd) -> None:
+    if book.execute("INSERT OR IGNORE INTO counted VALUES (?)", (receipt_id,)).rowcount:
+        book.execute("UPDATE total SET spent = spent + ?", (charge,))
 
 
 def default_directory() -> Path:

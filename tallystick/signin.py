@@ -68,7 +68,7 @@ class SignIn:
 def parse_sign_in(text: str) -> SignIn:
     """Return the fields of a sign-in message.
 
-    Raises BadSignIn if the text is not one, if a time is not RFC 3339, or if a mixed-case address has a wrong checksum.
+    Raises BadSignIn if it is none, a time is not RFC 3339, or a mixed-case address has a wrong checksum.
     """
     found = _MESSAGE.fullmatch(text)
     if found is None:

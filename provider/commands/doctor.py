@@ -112,7 +112,8 @@ async def _chain(home: Path, config: ProviderConfig, words: str, models: list[Mo
                     "gas money",
                     standing.gas_wei > 0,
                     f"{standing.gas_wei / 10**18:.6f} of the chain's coin",
-                    f"send some to {config.operator}; on a local market: tallystick account faucet --address …",
+                    f"send some to {config.operator}; on a local market: tallystick account faucet --address "
+                    f"{config.operator}",
                 ),
                 Finding(
                     "stake",

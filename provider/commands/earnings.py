@@ -127,8 +127,8 @@ def cash(
             cheque = cashable(cheques, due)
             if cheque is None or cheque.earned <= before.earned:
                 raise CommandFailed(
-                    f"there is nothing to cash: the chain credits ${format_usd(before.earned)}, and no cheque that is "
-                    f"due by epoch {due} is for more"
+                    f"there is nothing to cash: the chain credits ${format_usd(before.earned)}, "
+                    f"and no cheque that is due by epoch {due} is for more"
                 )
             key = load_key(home, "operator", passphrase(passphrase_file))
             done = await confirm_and_send(operator, key, [operator.cash_step(cheque)], yes)

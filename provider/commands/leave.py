@@ -27,9 +27,10 @@ def leave(
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Leave the market: drain the agent, remove the node, queue the stake; later the same command takes it out.
+    """Leave the market: drain the agent, remove the node, queue the stake.
 
-    Stake that is leaving can still be slashed until it is out. Claim what you earned first, or any time later.
+    Later the same command takes the stake out. Until it is out it can still be slashed. What you earned can
+    be claimed before, or any time later.
 
     Example: tallystick provider exit
     """
@@ -43,7 +44,8 @@ def leave(
                 raise CommandFailed("nothing is staked and the node is not active; there is nothing to leave")
             if not steps:
                 raise CommandFailed(
-                    f"${format_usd(standing.leaving)} is leaving and can be taken out from {_when(standing.leaves_at)}"
+                    f"${format_usd(standing.leaving)} is leaving and can be taken out from "
+                    f"{_when(standing.leaves_at)}"
                 )
             key = load_key(home, "operator", passphrase(passphrase_file))
             done = await confirm_and_send(operator, key, steps, yes)

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import structlog
 import typer
 
 from provider.agent import Agent, LinkRefused
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
-from provider.config import ProviderConfig, describe_prices, load_config, save_config
+from provider.commands.steering import control
+from provider.config import ModelConfig, ProviderConfig, describe_prices, load_config
 from provider.control import NotRunning, ask, listen
 from provider.engines.base import EngineError
 from provider.evidence import Evidence
@@ -63,15 +64,15 @@ async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
             hardware=look().line(),
             chain_height=height,
         )
-        await stack.enter_async_context(listen(home, lambda request: _control(agent, home, config, request)))
+        await stack.enter_async_context(listen(home, lambda request: control(agent, home, request)))
         await stack.enter_async_context(_watching(config, evidence))
         _drain_on_signals(agent)
         await agent.run()
-    log.info("left", jobs=agent.jobs_done)
+    log.info("left", jobs=agent.jobs.done)
 
 
 @asynccontextmanager
-async def _started(terms: Any) -> AsyncIterator[ServedModel]:
+async def _started(terms: ModelConfig) -> AsyncIterator[ServedModel]:
     engine = make_engine(terms)
     began = time.monotonic()
     await engine.start()
@@ -90,7 +91,7 @@ async def _started(terms: Any) -> AsyncIterator[ServedModel]:
 
 @asynccontextmanager
 async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]:
-    """Give a function that tells the chain's height as this agent's own connection saw it last; 0 without one."""
+    """Give a function that tells the chain's height as this agent saw it itself; 0 if it cannot."""
     seen = 0
 
     async def follow() -> None:
@@ -129,60 +130,6 @@ def _drain_on_signals(agent: Agent) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.drain)
-
-
-def _control(agent: Agent, home: Path, config: ProviderConfig, request: dict[str, Any]) -> dict[str, Any]:
-    """Do what the owner asks of the running agent; see `provider/control.py`."""
-    match request:
-        case {"do": "status"}:
-            return status_of(agent)
-        case {"do": "drain"}:
-            agent.drain()
-            return status_of(agent)
-        case {"do": "terms", "model": str(name), **changes}:
-            _change_terms(agent, name, changes)
-            save_config(home, config)
-            agent.publish_offers()
-            return status_of(agent)
-        case _:
-            raise ValueError(f"the agent does not know how to do {request.get('do')!r}")
-
-
-def _change_terms(agent: Agent, name: str, changes: dict[str, Any]) -> None:
-    found = [model for model in agent.models.values() if name in (model.name, "")]
-    if not found:
-        raise ValueError(
-            f"the agent does not serve {name!r}; it serves {', '.join(m.name for m in agent.models.values())}"
-        )
-    for model in found:
-        for field in ("paused", "input_price", "output_price", "slots"):
-            if field in changes:
-                setattr(model.terms, field, changes[field])
-        model.set_terms(model.terms)
-
-
-def status_of(agent: Agent) -> dict[str, Any]:
-    """Return how a running agent is."""
-    return {
-        "running": True,
-        "connected": agent.connected_since is not None,
-        "draining": agent.draining,
-        "jobs_running": agent.running,
-        "jobs_done": agent.jobs_done,
-        "coordinator": agent.config.coordinator,
-        "node": agent.config.node,
-        "operator": agent.config.operator,
-        "models": [
-            {
-                "name": model.name,
-                "engine": model.engine.name,
-                "prices": describe_prices(model.terms),
-                "slots": model.slots,
-                "paused": model.terms.paused,
-            }
-            for model in agent.models.values()
-        ],
-    }
 
 
 @app.command("status")

@@ -165,10 +165,11 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
             f"the least stake is ${format_usd(standing.minimum)}; ${format_usd(wanted)} is too little"
         )
     if missing > standing.dollars:
+        more = format_usd(NanoUsd(missing))
         raise CommandFailed(
-            f"operator {config.operator} has ${format_usd(standing.dollars)}; ${format_usd(NanoUsd(missing))} more is "
-            "to be staked. Send it the token, or on a local market: tallystick account faucet "
-            f"--address {config.operator} --amount {format_usd(NanoUsd(missing))}"
+            f"operator {config.operator} has ${format_usd(standing.dollars)}; ${more} more is to be staked. "
+            "Send it the token, or on a local market: tallystick account faucet "
+            f"--address {config.operator} --amount {more}"
         )
     if not standing.gas_wei:
         raise CommandFailed(
@@ -177,7 +178,7 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
 
 
 async def _model_ids(config: ProviderConfig) -> list[ModelId]:
-    """Return the ids of the configured models; their engines are started for it, since an id hashes the weights."""
+    """Return the ids of the configured models; an id hashes the weights, so their engines are started."""
     found = []
     for terms in config.models:
         engine = make_engine(terms)

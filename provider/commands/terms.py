@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home
+from provider.commands.steering import changed
 from provider.config import BadConfig, describe_prices, load_config, save_config
 from provider.control import NotRunning, ask
 from tallystick.commands.console import AsJson, facts, foreseen, show
-from tallystick.protocol.money import parse_price
 
 app = typer.Typer()
 Model = Annotated[str, typer.Argument(help="The model's name; all of them if left out.")]
@@ -35,26 +35,31 @@ def price(
     changes: dict[str, Any] = {}
     for name, value in (("input_price", input_price), ("output_price", output_price)):
         if value is not None:
-            parse_price(value)
             changes[name] = value
     if slots is not None:
-        if slots < 1:
-            raise ValueError(f"{slots} slots are too few; to take no jobs: tallystick provider pause")
         changes["slots"] = slots
+    if not changes:
+        raise ValueError("say what to change: --input, --output or --slots")
     show(_change(home, model, changes), as_json, facts)
 
 
 @app.command("pause")
 @foreseen(*FORESEEN)
 def pause(model: Model = "", home: Home = HOME_DEFAULT, as_json: AsJson = False) -> None:
-    """Take no new jobs; running ones end as usual."""
+    """Take no new jobs; running ones end as usual.
+
+    Example: tallystick provider pause
+    """
     show(_change(home, model, {"paused": True}), as_json, facts)
 
 
 @app.command("resume")
 @foreseen(*FORESEEN)
 def resume(model: Model = "", home: Home = HOME_DEFAULT, as_json: AsJson = False) -> None:
-    """Take jobs again."""
+    """Take jobs again after a pause.
+
+    Example: tallystick provider resume
+    """
     show(_change(home, model, {"paused": False}), as_json, facts)
 
 
@@ -73,14 +78,12 @@ def _change_config(home: Path, model: str, changes: dict[str, Any]) -> dict[str,
         raise BadConfig(
             f"{model!r} is not configured; {', '.join(terms.model for terms in config.models)} is"
         )
-    for terms in found:
-        for name, value in changes.items():
-            setattr(terms, name, value)
+    config.models = [changed(terms, changes) if terms in found else terms for terms in config.models]
     save_config(home, config)
     return {
         "running": False,
         "models": [
             {"model": terms.name or terms.model, "prices": describe_prices(terms), "paused": terms.paused}
-            for terms in found
+            for terms in config.models
         ],
     }

@@ -80,7 +80,7 @@ def store_wallet(secret: bytes, words: str) -> Path:
 
 
 def load_wallet(words: str) -> bytes:
-    """Return the wallet's 32-byte secret. Raises CommandFailed if there is none or the passphrase is wrong."""
+    """Return the wallet's 32-byte secret. Raises CommandFailed without one, or for a wrong passphrase."""
     path = home() / "wallet.json"
     if not path.exists():
         raise CommandFailed(f"there is no wallet at {path}; make one with: tallystick account create-wallet")

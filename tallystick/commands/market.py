@@ -25,7 +25,9 @@ class Api:
         self.credentials = credentials or load_credentials()
         self._http = httpx.Client(base_url=self.credentials.base_url, timeout=30.0)
 
-    def call(self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any) -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any
+    ) -> Any:
         """Return the JSON of one call, made with `token`, else the stored API key or session.
 
         Raises TallystickError with the coordinator's words, CommandFailed if it cannot be reached.
@@ -36,7 +38,8 @@ class Api:
             given = self._http.request(method, path.lstrip("/"), json=body, params=query, headers=headers)
         except httpx.HTTPError as error:
             raise CommandFailed(
-                f"{self.credentials.base_url} cannot be reached ({error}); set TALLYSTICK_URL if it is elsewhere"
+                f"{self.credentials.base_url} cannot be reached ({error}); "
+                "set TALLYSTICK_URL if it is elsewhere"
             ) from error
         answer = _json(given)
         raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)

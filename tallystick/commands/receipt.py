@@ -45,8 +45,10 @@ def verify(
     receipt: Annotated[str, typer.Argument(help="A receipt's id, or a file with its JSON.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check a receipt: signature, offer, charge, the node's stake, the coordinator's word, and its place under the
-    epoch's root on the chain. Exit code 0 if nothing failed.
+    """Check a receipt, from the node's signature to the epoch's root on the chain.
+
+    Looks at signature, offer, charge, the node's stake, the coordinator's word, and the receipt's place under
+    the root. Exit code 0 if nothing failed.
 
     Example: tallystick receipt verify 0x…
     """
@@ -65,7 +67,12 @@ async def _checks(rendered: dict[str, Any], wanted: str | None, market: MarketIn
     receipt_id = receipt_digest(market.domain, signed.receipt)
     found = [*check_offline(signed, receipt_id, market, rendered)]
     if wanted is not None:
-        found.insert(0, Check("id", to_hex(receipt_id) == wanted, f"the receipt's EIP-712 digest is {to_hex(receipt_id)}"))
+        found.insert(
+            0,
+            Check(
+                "id", to_hex(receipt_id) == wanted, f"the receipt's EIP-712 digest is {to_hex(receipt_id)}"
+            ),
+        )
     async with on_chain(market) as chain:
         found.append(await _check_stake(signed, chain))
         found.append(await _check_inclusion(receipt_id, rendered.get("inclusion"), chain))
@@ -80,20 +87,28 @@ def check_offline(
     signer = _signer(receipt_id, signed.signature)
     charge, fee = receipt_charge(receipt), receipt_fee_up(receipt)
     arithmetic = (
-        f"{receipt.prompt_tokens} × {receipt.input_price} + {receipt.output_tokens} × {receipt.output_price} = "
-        f"{charge} nano-dollars (${format_usd(charge)}), the market's share {fee}"
+        f"{receipt.prompt_tokens} × {receipt.input_price} + {receipt.output_tokens} × "
+        f"{receipt.output_price} = {charge} nano-dollars (${format_usd(charge)}), the market's share {fee}"
     )
     stated = rendered.get("charge_nano_usd")
     checks = [
         Check("signature", signer == receipt.node, f"signed by {signer}, names node {receipt.node}"),
-        Check("offer", receipt.offer_hash == offer_hash(offer_of(receipt)), "its hash covers job, prompt, seed and prices"),
+        Check(
+            "offer",
+            receipt.offer_hash == offer_hash(offer_of(receipt)),
+            "its hash covers job, prompt, seed and prices",
+        ),
         Check("charge", stated is None or int(stated) == charge, arithmetic),
     ]
     if taken := rendered.get("taken"):
         digest = taken_digest(market.domain, receipt_id, int(taken["epoch"]))
         who = _signer(digest, bytes.fromhex(taken["signature"].removeprefix("0x")))
         checks.append(
-            Check("taken", who == market.coordinator, f"the coordinator signed to settle it by epoch {taken['epoch']}")
+            Check(
+                "taken",
+                who == market.coordinator,
+                f"the coordinator signed to settle it by epoch {taken['epoch']}",
+            )
         )
     return checks
 
@@ -131,7 +146,12 @@ def _signer(digest: bytes, signature: bytes) -> str:
 def _document(rendered: dict[str, Any], checks: list[Check]) -> dict[str, Any]:
     failed = [check.what for check in checks if check.held is False]
     open_ = [check.what for check in checks if check.held is None]
-    return {"held": not failed, "failed": failed, "open": open_, "checks": [asdict(check) for check in checks]}
+    return {
+        "held": not failed,
+        "failed": failed,
+        "open": open_,
+        "checks": [asdict(check) for check in checks],
+    }
 
 
 def _table(document: dict[str, Any]) -> Table:

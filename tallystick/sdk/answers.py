@@ -13,9 +13,13 @@ from tallystick.protocol.money import NanoUsd
 class TallystickError(Exception):
     """The coordinator refused or failed; `status` is the HTTP status, 0 for a failure in mid-stream."""
 
-    def __init__(self, status: int, error: dict[str, Any] | str | None, *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, status: int, error: dict[str, Any] | str | None, *, retry_after: float | None = None
+    ) -> None:
         fields = error if isinstance(error, dict) else {"message": error or "no message"}
-        super().__init__(f"{fields.get('message')} (status {status})" if status else str(fields.get("message")))
+        super().__init__(
+            f"{fields.get('message')} (status {status})" if status else str(fields.get("message"))
+        )
         self.status = status
         self.message: str = str(fields.get("message"))
         self.code: str | None = fields.get("code")
@@ -103,7 +107,9 @@ class AnswerBuilder:
     def close(self) -> Answer:
         """Return the answer. Raises Interrupted if the stream stopped before its end."""
         if self.answer is None:
-            raise Interrupted(0, "the stream was cut before its end; nothing was charged for an unfinished answer")
+            raise Interrupted(
+                0, "the stream was cut before its end; nothing was charged for an unfinished answer"
+            )
         return self.answer
 
     def _take(self, chunk: dict[str, Any]) -> str:

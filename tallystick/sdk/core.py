@@ -12,8 +12,8 @@ from tallystick.consents import Consent, ConsentBook, check_answer, default_dire
 from tallystick.protocol.eip712 import Domain, receipt_digest
 from tallystick.protocol.ids import Address, to_address, to_hex
 from tallystick.protocol.keys import SigningKey
-from tallystick.protocol.rendering import receipt_from_json
 from tallystick.protocol.receipts import SignedReceipt
+from tallystick.protocol.rendering import receipt_from_json
 from tallystick.sdk.answers import Answer, TallystickError, answer_from_json, chat_body
 
 T = TypeVar("T")
@@ -62,7 +62,9 @@ def raise_for_status(status: int, headers: dict[str, str], body: Any) -> None:
 class Core:
     """What both clients know: where, who, and the wallet key, if there is one."""
 
-    def __init__(self, *, key: SigningKey | None, account: str | None, consent_directory: Path | None) -> None:
+    def __init__(
+        self, *, key: SigningKey | None, account: str | None, consent_directory: Path | None
+    ) -> None:
         self.key = key
         self.account: Address | None = None
         if key is not None:
@@ -124,7 +126,9 @@ class Core:
             if self.key is None or self.account is None:
                 raise ValueError("this client has no wallet key, so it signs no consents")
             market = yield from fetch(Request("GET", "/market"))
-            domain = Domain(chain_id=int(market["chain_id"]), contract=to_address(market["contracts"]["ledger"]))
+            domain = Domain(
+                chain_id=int(market["chain_id"]), contract=to_address(market["contracts"]["ledger"])
+            )
             self._book = ConsentBook(
                 domain=domain, account=self.account, key=self.key, directory=self._directory
             )

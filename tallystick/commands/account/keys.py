@@ -25,7 +25,9 @@ def list_keys(as_json: AsJson = False) -> None:
 @foreseen(TallystickError)
 def create_key(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
-    cap: Annotated[str | None, typer.Option(help="The most that may ever be spent with it, in dollars.")] = None,
+    cap: Annotated[
+        str | None, typer.Option(help="The most that may ever be spent with it, in dollars.")
+    ] = None,
     inference_only: Annotated[
         bool, typer.Option("--inference-only", help="It can run jobs and read the balance, nothing else.")
     ] = False,

@@ -41,7 +41,10 @@ def balance(as_json: AsJson = False) -> None:
 def deposit(
     amount: Amount,
     authorize: Annotated[
-        str, typer.Option(help="Authorize this many dollars more to be charged without a consent of yours for each.")
+        str,
+        typer.Option(
+            help="Authorize this many dollars more to be charged without a consent of yours for each."
+        ),
     ] = "0",
     yes: Yes = False,
     passphrase_file: PassphraseFile = None,
@@ -71,8 +74,13 @@ def deposit(
         call = chain.ledger.prepare(
             "depositWithPermit", units, total, permit.deadline, permit.v, permit.r, permit.s
         )
-        mined = await _send(wallet, call, f"deposit ${format_usd(nano)}, authorize ${format_usd(right)} more", yes)
-        return _sent(mined) | {"deposited_usd": format_usd(nano), **await _account(chain.ledger, wallet.address)}
+        mined = await _send(
+            wallet, call, f"deposit ${format_usd(nano)}, authorize ${format_usd(right)} more", yes
+        )
+        return _sent(mined) | {
+            "deposited_usd": format_usd(nano),
+            **await _account(chain.ledger, wallet.address),
+        }
 
     show(_on_chain(secret, act), as_json, facts)
 
@@ -140,7 +148,11 @@ def consent(passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> 
         receipts.append(signed)
     given = book.sign_for(receipts)
     api.call("POST", "/consents", given.to_json())
-    told = {"receipts": len(receipts), "consented_nano_usd": str(given.spent), "consented_usd": format_usd(given.spent)}
+    told = {
+        "receipts": len(receipts),
+        "consented_nano_usd": str(given.spent),
+        "consented_usd": format_usd(given.spent),
+    }
     show(told, as_json, facts)
 
 
@@ -217,13 +229,19 @@ async def _account(ledger: Contract, owner: Address) -> dict[str, int]:
 
 
 def _sent(mined: Mined) -> dict[str, Any]:
-    return {"transaction": "0x" + mined.transaction.hex(), "block": mined.block_number, "gas_used": mined.gas_used}
+    return {
+        "transaction": "0x" + mined.transaction.hex(),
+        "block": mined.block_number,
+        "gas_used": mined.gas_used,
+    }
 
 
 def _own_address() -> Address:
     path = home() / "wallet.json"
     if not path.exists():
-        raise CommandFailed(f"there is no wallet at {path}; give --address, or: tallystick account create-wallet")
+        raise CommandFailed(
+            f"there is no wallet at {path}; give --address, or: tallystick account create-wallet"
+        )
     return to_address("0x" + json.loads(path.read_text())["address"].removeprefix("0x"))
 
 
@@ -246,7 +264,9 @@ def _balance(told: dict[str, Any]) -> Any:
     }
     for part in told.get("unavailable", ()):
         amount = format_usd(NanoUsd(int(part["amount_nano_usd"])))
-        pairs[f"not available: ${amount}"] = f"{part['reason']}; until {part.get('until') or 'then'}: {part['release_by']}"
+        pairs[f"not available: ${amount}"] = (
+            f"{part['reason']}; until {part.get('until') or 'then'}: {part['release_by']}"
+        )
     return facts(pairs)
 
 

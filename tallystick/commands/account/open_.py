@@ -25,13 +25,18 @@ from tallystick.signin import SignIn, personal_digest
 app = typer.Typer()
 PassphraseFile = Annotated[
     Path | None,
-    typer.Option("--passphrase-file", help="File with the wallet's passphrase (else TALLYSTICK_PASSPHRASE, or a prompt)."),
+    typer.Option(
+        "--passphrase-file",
+        help="File with the wallet's passphrase (else TALLYSTICK_PASSPHRASE, or a prompt).",
+    ),
 ]
 
 
 @app.command("sign-up")
 @foreseen(TallystickError)
-def sign_up(email: Annotated[str, typer.Argument(help="Your email address.")], as_json: AsJson = False) -> None:
+def sign_up(
+    email: Annotated[str, typer.Argument(help="Your email address.")], as_json: AsJson = False
+) -> None:
     """Open an account on credit, by email.
 
     Example: tallystick account sign-up you@example.org
@@ -46,7 +51,9 @@ def sign_up(email: Annotated[str, typer.Argument(help="Your email address.")], a
 
 @app.command("verify")
 @foreseen(TallystickError)
-def verify(token: Annotated[str, typer.Argument(help="The token of the mailed link.")], as_json: AsJson = False) -> None:
+def verify(
+    token: Annotated[str, typer.Argument(help="The token of the mailed link.")], as_json: AsJson = False
+) -> None:
     """Confirm an email address with the token that was mailed to it; gives the first API key."""
     api = Api()
     told = api.call("POST", "/accounts/verify", {"token": token})
@@ -59,7 +66,9 @@ def verify(token: Annotated[str, typer.Argument(help="The token of the mailed li
 @app.command("create-wallet")
 @foreseen(ValueError)
 def create_wallet(
-    secret: Annotated[str, typer.Option(help="An existing key (hex) to import instead of a new one.", hidden=True)] = "",
+    secret: Annotated[
+        str, typer.Option(help="An existing key (hex) to import instead of a new one.", hidden=True)
+    ] = "",
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,7 +111,9 @@ def sign_in(
     api.credentials.session = session["token"]
     save_credentials(api.credentials)
     show(
-        {"account_id": session["account_id"], "address": session["address"], "api_key": made["key"]}, as_json, facts
+        {"account_id": session["account_id"], "address": session["address"], "api_key": made["key"]},
+        as_json,
+        facts,
     )
 
 

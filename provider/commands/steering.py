@@ -1,0 +1,79 @@
+"""What the owner may ask of an agent that runs; see `provider/control.py` for the wire."""
+
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from provider.agent import Agent
+from provider.config import ModelConfig, describe_prices, save_config
+from provider.serving import ServedModel
+
+TERMS: Final = frozenset({"paused", "input_price", "output_price", "slots"})
+
+
+def control(agent: Agent, home: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Do what is asked and return how the agent is then. Raises ValueError for what it cannot do."""
+    match request:
+        case {"do": "status"}:
+            pass
+        case {"do": "drain"}:
+            agent.drain()
+        case {"do": "terms", "model": str(name), **changes}:
+            _change_terms(agent, home, name, changes)
+        case _:
+            raise ValueError(f"the agent does not know how to do {request!r}")
+    return status_of(agent)
+
+
+def changed(terms: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
+    """Return `terms` with other prices, slots or a pause. Raises ValueError for a value that cannot be."""
+    if unknown := changes.keys() - TERMS:
+        raise ValueError(f"{', '.join(sorted(unknown))} cannot be changed")
+    try:
+        fresh = msgspec.convert(msgspec.to_builtins(terms) | changes, ModelConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from error
+    fresh.prices()
+    if fresh.slots < 1:
+        raise ValueError(f"{fresh.slots} slots are too few; to take no jobs: tallystick provider pause")
+    return fresh
+
+
+def status_of(agent: Agent) -> dict[str, Any]:
+    """Return how a running agent is."""
+    return {
+        "running": True,
+        "connected": agent.connected_since is not None,
+        "draining": agent.draining,
+        "jobs_running": len(agent.jobs),
+        "jobs_done": agent.jobs.done,
+        "coordinator": agent.config.coordinator,
+        "node": agent.config.node,
+        "operator": agent.config.operator,
+        "models": [_model(model) for model in agent.models.values()],
+    }
+
+
+def _change_terms(agent: Agent, home: Path, name: str, changes: dict[str, Any]) -> None:
+    found = [model for model in agent.models.values() if name in ("", model.name, model.terms.model)]
+    if not found:
+        served = ", ".join(model.name for model in agent.models.values())
+        raise ValueError(f"the agent does not serve {name!r}; it serves {served}")
+    # All or nothing: a wrong value must not leave one model changed and the next as it was.
+    fresh = [(model, changed(model.terms, changes)) for model in found]
+    for model, terms in fresh:
+        model.set_terms(terms)
+    agent.config.models = [model.terms for model in agent.models.values()]
+    save_config(home, agent.config)
+    agent.publish_offers()
+
+
+def _model(model: ServedModel) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "engine": model.engine.name,
+        "prices": describe_prices(model.terms),
+        "slots": model.slots,
+        "paused": model.terms.paused,
+    }
