@@ -1,4 +1,4 @@
-"""The secret that chooses an epoch's audits: its hash is on the chain before, the secret when the epoch closes.
+"""The secret that chooses an epoch's audits: its hash is on the chain before, the secret at its close.
 
 Secrets are not stored but made anew from the coordinator's key, so that a crash loses none: the deterministic
 signature of a label that nobody else asks the key to sign is known to its holder alone.

@@ -57,6 +57,19 @@ def outstanding(session: Session) -> int:
     return _sum(session, everything, A.c.kind == AccountKind.WALLET.value)
 
 
+def unacknowledged(session: Session) -> Sequence[Account]:
+    """Return the operators that have matured more than their last cheque says, longest waiting first."""
+    statement = select(Account).where(A.c.kind == AccountKind.WALLET.value, A.c.earned > A.c.acknowledged)
+    order = (A.c.accruing_since, A.c.id)
+    return session.scalars(statement.order_by(*order).execution_options(populate_existing=True)).all()
+
+
+def acknowledged_unsettled(session: Session) -> int:
+    """Return what cheques say beyond what the chain has credited, over all operators; nano-dollars."""
+    is_open = (A.c.kind == AccountKind.WALLET.value) & (A.c.acknowledged > A.c.earned_settled)
+    return _sum(session, A.c.acknowledged - A.c.earned_settled, is_open)
+
+
 def last_sealed(session: Session) -> EpochRow | None:
     """Return the latest epoch that was put together."""
     return _one(session, select(EpochRow).order_by(P.c.number.desc()).limit(1))
