@@ -28,6 +28,8 @@ def configure_logs(level: str, log_format: str) -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(least, logging.WARNING), stream=sys.stderr, force=True)
+    # A job that takes longer than its pace is skipped and called again: nothing to warn about.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _leave(_logger: Any, _name: str, event: Any) -> Any:

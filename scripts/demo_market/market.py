@@ -47,7 +47,9 @@ class Market:
         }
 
 
-def start_market(processes: Processes, options: argparse.Namespace, directory: Path, console: Console) -> Market:
+def start_market(
+    processes: Processes, options: argparse.Namespace, directory: Path, console: Console
+) -> Market:
     """Start all parts and return the market once a consumer with money can ask its providers."""
     ready = start_coordinator(processes, options, directory, console)
     providers = start_providers(processes, options, directory, ready, console)
@@ -71,12 +73,18 @@ def start_coordinator(
     with console.status("Chain, contracts, coordinator …"):
         processes.wait_for("the coordinator's start", lambda: ready.exists() or None)
     told: dict[str, Any] = json.loads(ready.read_text())
-    console.print(f"[green]✓[/green] coordinator at {told['base_url']}, chain {told['chain_id']} at {told['rpc_url']}")
+    console.print(
+        f"[green]✓[/green] coordinator at {told['base_url']}, chain {told['chain_id']} at {told['rpc_url']}"
+    )
     return told
 
 
 def start_providers(
-    processes: Processes, options: argparse.Namespace, directory: Path, ready: dict[str, Any], console: Console
+    processes: Processes,
+    options: argparse.Namespace,
+    directory: Path,
+    ready: dict[str, Any],
+    console: Console,
 ) -> list[dict[str, str]]:
     """Set up, stake and start the provider agents; return their addresses and homes."""
     providers = []
@@ -93,7 +101,9 @@ def start_providers(
             told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
         processes.start(f"provider-{number}", ["provider", "run", *common])
         providers.append({"operator": told["operator"], "node": told["node"], "home": str(home)})
-        console.print(f"[green]✓[/green] provider {number}: operator {told['operator']} staked ${PROVIDER_STAKE}")
+        console.print(
+            f"[green]✓[/green] provider {number}: operator {told['operator']} staked ${PROVIDER_STAKE}"
+        )
     return providers
 
 
@@ -142,9 +152,13 @@ def open_consumer(
             command(["account", "create-wallet"], who)
         wallet = command(["account", "wallet"], who)["address"]
         command(["account", "faucet", "--address", wallet, "--amount", CONSUMER_DEPOSIT], who)
-        deposit = command(["account", "deposit", CONSUMER_DEPOSIT, "--authorize", CONSUMER_RIGHT, "--yes"], who)
+        deposit = command(
+            ["account", "deposit", CONSUMER_DEPOSIT, "--authorize", CONSUMER_RIGHT, "--yes"], who
+        )
         signed_in = command(["account", "sign-in", "--key-name", "demo"], who)
-    console.print(f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}")
+    console.print(
+        f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}"
+    )
     return Market(
         base_url=ready["base_url"],
         api_key=signed_in["api_key"],

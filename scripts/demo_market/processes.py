@@ -95,5 +95,7 @@ def command(arguments: Sequence[str], environment: dict[str, str] | None = None)
         check=False,
     )
     if done.returncode:
-        raise DemoFailed(f"`tallystick {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}")
+        raise DemoFailed(
+            f"`tallystick {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}"
+        )
     return json.loads(done.stdout) if done.stdout.strip() else None
