@@ -37,6 +37,7 @@ class NodeService:
         self._late: LateBook | None = None
         self._operators: dict[Address, Address] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     def attach(self, link: ProviderLink, late: LateBook) -> None:
         """Complete the service; the hub and it know each other."""
@@ -44,11 +45,17 @@ class NodeService:
         self._late = late
 
     async def close(self) -> None:
-        """Store the records of all nodes that are connected."""
+        """Store the records of all nodes that are connected; what they do after that is not recorded."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         for node in list(self._operators):
             await self._store(node)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is still being stored or fetched."""
+        return bool(self._tasks)
 
     # What the hub calls.
 
@@ -125,6 +132,9 @@ class NodeService:
         await self._database.write(work)
 
     def _spawn(self, doing: Coroutine[Any, Any, None]) -> None:
+        if self._closed:
+            doing.close()
+            return
         task = asyncio.create_task(doing)
         self._tasks.add(task)
         task.add_done_callback(self._finished)

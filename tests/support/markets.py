@@ -28,7 +28,7 @@ from marketplace.services.till import Till
 from marketplace.storage.database import Database
 from marketplace.storage.tables import Account, JobRow, ReceiptRow
 from marketplace.transport.hub import HubRules, WebSocketHub
-from tallystick.protocol.ids import Address
+from tallystick.protocol.ids import Address, ModelId
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.parameters import Parameters
 from tests.support.hubs import COORDINATOR, HEAD, StakeList, a_hub, eventually, running_hub
@@ -72,16 +72,19 @@ class Stand:
     history: History
     desk: Desk
     late: LateBook
+    nodes: NodeService
 
     @contextlib.asynccontextmanager
     async def joined(self, node: ScriptedNode, **options: Any) -> AsyncIterator[NodeConnection]:
         """Connect a node and wait until its models can be asked for."""
         self.stakes.register(node)
         async with connected(node, self.url, **options) as connection:
-            await eventually(
-                lambda: all(self.catalog.by_id(offer.model_id) for offer in node.models)  # type: ignore[arg-type]
-            )
+            await eventually(lambda: self._has(node))
             yield connection
+
+    def _has(self, node: ScriptedNode) -> bool:
+        here = any(view.address == node.address for view in self.hub.nodes())
+        return here and all(self.catalog.by_id(ModelId(offer.model_id)) for offer in node.models)
 
     async def ask(self, **changes: Any) -> tuple[str, list[int], Completed]:
         """Return text, ids and end of an answer."""
@@ -168,7 +171,7 @@ async def a_market(
     market = Market(desk, find_model=catalog.by_id, fee_bps=500, **options)
     async with running_hub(hub) as url:
         try:
-            yield Stand(market, hub, url, stakes, database, catalog, slots, history, desk, late)
+            yield Stand(market, hub, url, stakes, database, catalog, slots, history, desk, late, nodes)
         finally:
             await market.close(timeout=2)
             await nodes.close()

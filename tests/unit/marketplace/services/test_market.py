@@ -1,0 +1,245 @@
+"""The edges of a job's life: stopping, deadlines, bugs, slow readers, models without token ids."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from marketplace.domain.errors import BadRequest, Broken, NodesFailed, NotFound, Unavailable
+from marketplace.domain.jobs import Completed, Delta
+from marketplace.services.closing import PAUSES
+from tallystick.models.manifest import Manifest, canonical_json, model_id
+from tallystick.protocol.commitments import numerics_class_id, opaque_output_commitment
+from tallystick.protocol.frames import Job, TokenLogprob
+from tallystick.protocol.parameters import Parameters
+from tallystick.protocol.receipts import Finish
+from tests.support.hubs import eventually
+from tests.support.markets import QUICK, QUICK_HUB, a_market, a_request, answer_of
+from tests.support.nodes import EOS, ScriptedNode, Work, an_offer
+
+OPAQUE = canonical_json(Manifest(name="opaque", family="openai", context_length=4096, numerics="opaque"))
+OPAQUE_OFFER = an_offer(name="opaque", manifest=OPAQUE, model_id=model_id(OPAQUE))
+
+
+async def forever(work: Work) -> None:
+    await work.tokens(b"he")
+    await asyncio.Event().wait()
+
+
+async def test_a_market_that_stops_takes_no_jobs_and_ends_those_that_hang(tmp_path: Path) -> None:
+    rules = replace(QUICK, stall=60.0, first_token=60.0)
+    node = ScriptedNode(1, forever)
+    async with a_market(tmp_path, rules=rules) as stand, stand.joined(node):
+        running = await stand.market.submit(a_request())
+        await stand.market.close(timeout=0.1)
+        with pytest.raises(NodesFailed, match="stopping"):
+            await answer_of(running)
+        with pytest.raises(Unavailable, match="stopping"):
+            await stand.ask()
+        assert (await stand.account()).held == 0
+        assert stand.history.of(node.address).failed == 0
+
+
+async def test_a_job_beyond_its_time_is_ended_before_its_hold_expires(tmp_path: Path) -> None:
+    async def drips(work: Work) -> None:
+        while not work.cancelled.is_set():
+            await work.tokens(b"a")
+            await asyncio.sleep(0.1)
+
+    rules = replace(QUICK, hold_expiry=1.5, cancel=0.5)
+    async with a_market(tmp_path, rules=rules) as stand, stand.joined(ScriptedNode(1, drips)):
+        with pytest.raises(NodesFailed, match="too long"):
+            await stand.ask()
+        (job,) = await stand.jobs()
+        assert job.state == "failed"
+        assert job.finished_at is not None
+        assert job.finished_at < job.expires_at
+
+
+async def test_without_room_in_the_bond_no_work_is_taken(tmp_path: Path) -> None:
+    has_room = True
+    async with (
+        a_market(tmp_path, has_bond_room=lambda: has_room) as stand,
+        stand.joined(ScriptedNode(1)),
+    ):
+        await stand.ask()
+        has_room = False
+        with pytest.raises(Unavailable, match="bond"):
+            await stand.ask()
+
+
+async def test_a_prompt_that_fills_the_context_is_refused_at_once(tmp_path: Path) -> None:
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
+        with pytest.raises(BadRequest) as refused:
+            await stand.ask(prompt_ids=(97,) * 4096)
+        assert refused.value.code == "context_length_exceeded"
+        assert await stand.jobs() == []
+
+
+async def test_an_answer_may_end_at_the_end_of_the_context(tmp_path: Path) -> None:
+    async def fills(work: Work) -> None:
+        await work.tokens(b"abc")
+        await work.finish(Finish.LENGTH)
+
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1, fills)):
+        _, _, completed = await stand.ask(prompt_ids=(97,) * 4093, parameters=Parameters(max_tokens=9))
+        assert (completed.finish, completed.output_tokens) == (Finish.LENGTH, 3)
+
+
+async def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
+    async with a_market(tmp_path) as stand:
+        with pytest.raises(NotFound):
+            await stand.ask(model_id=bytes(32))
+
+
+async def test_a_bug_in_the_driver_gives_the_hold_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
+        monkeypatch.setattr("marketplace.services.attempting.check_receipt", lambda *_: 1 / 0)
+        with pytest.raises(Broken):
+            await stand.ask()
+        await stand.all_ended()
+        account = await stand.account()
+        assert (account.held, account.spent) == (0, 0)
+        assert stand.slots.waiting() == 0
+        assert stand.hub.nodes()[0].running == 0
+
+
+async def test_a_capture_is_tried_again_when_the_books_do_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.services.closing.PAUSES", (0.01, 0.01))
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
+        running = await stand.market.submit(a_request())
+        write, failures = stand.database.write, 2
+
+        async def unwilling(work: Any) -> Any:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise Unavailable("The disk is busy.")
+            return await write(work)
+
+        monkeypatch.setattr(stand.database, "write", unwilling)
+        _, _, completed = await answer_of(running)
+        assert (failures, completed.charge) == (0, 3300)
+        assert len(PAUSES) >= 2
+
+
+async def test_a_reader_that_does_not_read_delays_no_capture(tmp_path: Path) -> None:
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
+        running = await stand.market.submit(a_request())
+        await stand.all_ended()
+        assert (await stand.account()).spent == 3300
+        text, _, completed = await answer_of(running)
+        assert (text, completed.charge) == ("hello", 3300)
+
+
+async def test_a_reader_that_closes_after_the_end_changes_nothing(tmp_path: Path) -> None:
+    node = ScriptedNode(1)
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        running = await stand.market.submit(a_request())
+        await answer_of(running)
+        await running.aclose()
+        with pytest.raises(StopAsyncIteration):
+            await anext(running)
+        assert (await stand.account()).spent == 3300
+
+
+async def test_likelihoods_come_through(tmp_path: Path) -> None:
+    logprobs = tuple(TokenLogprob(-0.5, ((97, -0.5), (98, -1.5))) for _ in range(3))
+
+    async def knows(work: Work) -> None:
+        await work.tokens([97, 97, EOS], "aa", logprobs=logprobs)
+        await work.finish(Finish.EOS)
+
+    node = ScriptedNode(1, knows)
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        events = [event async for event in await stand.market.submit(a_request(top_logprobs=2))]
+        assert isinstance(events[0], Delta)
+        assert events[0].logprobs == logprobs
+        assert next(iter(node.works.values())).job.top_logprobs == 2
+
+
+async def test_the_rest_of_a_text_is_delivered_when_the_node_goes_after_its_last_token(
+    tmp_path: Path,
+) -> None:
+    async def dies(work: Work) -> None:
+        await work.tokens([*b"hello", EOS], "hel")
+        await asyncio.sleep(0.02)
+        connection.vanish()
+
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1, dies)) as connection:
+        text, _, completed = await stand.ask()
+        assert (text, completed.charge) == ("hello", 0)
+
+
+async def opaque(work: Work, *, tokens: int = 2, prompt: int = 3) -> None:
+    """Answer like an engine that shows no ids: text, and counts from its own usage."""
+    await work.tokens((), "hello ")
+    await work.tokens((), "world")
+    await work.finish(
+        Finish.EOS,
+        output_tokens=tokens,
+        prompt_tokens=prompt,
+        output_commitment=opaque_output_commitment(work.job.salt, b"hello world"),
+        numerics_class=numerics_class_id("opaque"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "prompt", "charge"),
+    [(2, 3, 1500), (0, 3, 0), (65, 3, 0), (2, 6, 0), (24, 5, 24 * 300 + 1500)],
+)
+async def test_an_opaque_model_is_paid_by_its_own_plausible_counts(
+    tmp_path: Path, tokens: int, prompt: int, charge: int
+) -> None:
+    async def script(work: Work) -> None:
+        if tokens == 24:
+            await work.tokens((), "a " * 20)
+            await work.finish(
+                Finish.EOS,
+                output_tokens=24,
+                prompt_tokens=5,
+                output_commitment=opaque_output_commitment(work.job.salt, b"a " * 20),
+                numerics_class=numerics_class_id("opaque"),
+            )
+        else:
+            await opaque(work, tokens=tokens, prompt=prompt)
+
+    node = ScriptedNode(1, script, models=(OPAQUE_OFFER,))
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        request = {"model_id": model_id(OPAQUE), "prompt_ids": (), "prompt_text": "hello"}
+        running = await stand.market.submit(a_request(**request))
+        if charge == 0 and tokens:
+            with pytest.raises(NodesFailed):
+                await answer_of(running)
+        else:
+            text, ids, completed = await answer_of(running)
+            assert ids == []
+            assert text.startswith(("hello", "a a"))
+            assert completed.charge == charge
+        await stand.all_ended()
+        account = await stand.account()
+        assert (account.spent, account.held) == (charge, 0)
+
+
+async def test_the_prompt_travels_in_both_forms(tmp_path: Path) -> None:
+    node = ScriptedNode(1)
+    async with a_market(tmp_path, hub_rules=QUICK_HUB) as stand, stand.joined(node):
+        await stand.ask()
+        await eventually(lambda: any(isinstance(frame, Job) for frame in node.received))
+        (job,) = [frame for frame in node.received if isinstance(frame, Job)]
+        assert (bytes(job.prompt_ids), job.prompt_text) == (b"hello", "hello")
+
+
+async def test_the_last_event_is_the_charge(tmp_path: Path) -> None:
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
+        events = [event async for event in await stand.market.submit(a_request())]
+        assert [type(event) for event in events] == [Delta, Completed]
+        last = events[-1]
+        assert isinstance(last, Completed)
+        assert last.charge == 3300
