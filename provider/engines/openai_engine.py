@@ -39,7 +39,7 @@ _TOO_LONG: Final = ("context length", "context_length", "context size", "too lon
 
 
 class OpenAIEngine:
-    """Serves `model` of the server at `base_url` (with its `/v1`), `slots` jobs at a time.
+    """Serves `model` of the server at `url` (with its `/v1`), `slots` jobs at a time.
 
     `context_length` is needed where the server does not say it in its list of models. `tokenizer` is a folder
     with tokenizer.json and, for chats, the chat template.
@@ -49,23 +49,23 @@ class OpenAIEngine:
 
     def __init__(
         self,
-        base_url: str,
+        url: str,
         model: str,
         *,
         api_key: str | None = None,
         slots: int = 8,
         context_length: int | None = None,
-        tokenizer: Path | None = None,
+        tokenizer: Path | str | None = None,
         model_name: str | None = None,
     ) -> None:
         if slots < 1:
             raise EngineRefused("engine", "an engine has at least one slot")
         self.slots = slots
-        self._base_url = base_url.rstrip("/")
+        self._base_url = url.rstrip("/")
         self._model = model
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._context_length = context_length
-        self._files: TokenizerFiles | None = read_tokenizer_files(tokenizer) if tokenizer else None
+        self._files: TokenizerFiles | None = read_tokenizer_files(Path(tokenizer)) if tokenizer else None
         self._tokenizer = HfTokenizer(self._files.tokenizer_json) if self._files else None
         self._model_name = model_name or model
         self._free = asyncio.Semaphore(slots)

@@ -42,7 +42,7 @@ class TransformersEngine:
         device: str = "auto",
         threads: int | None = None,
         slots: int = 8,
-        cache_dir: Path | None = None,
+        cache_dir: Path | str | None = None,
         model_name: str | None = None,
     ) -> None:
         if slots < 1 or (threads is not None and threads < 1):
@@ -51,7 +51,7 @@ class TransformersEngine:
         self._choice = partial(load_model, model, dtype=dtype, name=model_name)
         self._device = device
         self._threads = threads
-        self._cache_dir = cache_dir or default_cache_dir()
+        self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
         self._loaded: LoadedModel | None = None
         self._outbox: list[tuple[_Queue, Outcome]] = []
 

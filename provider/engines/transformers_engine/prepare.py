@@ -1,10 +1,14 @@
 """The first start with a model: its tokenizer and manifest are worked out, a GGUF's weights converted."""
 
+import contextlib
 import hashlib
 import logging
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -29,6 +33,19 @@ def prepare(source: Source, draft: Path, dtype: str, name: str, weights: tuple[t
     Raises EngineRefused for a model that cannot be offered.
     """
     logger.info("preparing %s; only the first start takes this long", name)
+    with contextlib.nullcontext() if source.gguf is None else _each_gguf_part_read_once():
+        blob, manifest = _described(source, draft, dtype)
+    manifest = msgspec.structs.replace(manifest, name=name, weights=weights)
+    try:
+        check_manifest(manifest)
+    except BadManifest as error:
+        raise EngineRefused("engine", f"this model cannot be offered: {error}") from error
+    (draft / "tokenizer.json").write_bytes(blob)
+    (draft / "manifest.json").write_bytes(canonical_json(manifest))
+
+
+def _described(source: Source, draft: Path, dtype: str) -> tuple[bytes, Manifest]:
+    """Return tokenizer.json and the manifest, but for name and weights; a GGUF's weights go to `draft`."""
     if source.gguf is None:
         config, generation = AutoConfig.from_pretrained(source.folder), _generation_config(source.folder)
     else:
@@ -36,10 +53,9 @@ def prepare(source: Source, draft: Path, dtype: str, name: str, weights: tuple[t
     extra = {} if source.gguf is None else {"gguf_file": source.gguf}
     tokenizer = AutoTokenizer.from_pretrained(source.folder, **extra)
     blob = _tokenizer_json(source, tokenizer)
-    manifest = Manifest(
-        name=name,
+    return blob, Manifest(
+        name=source.name,
         family="causal-lm",
-        weights=weights,
         tokenizer=hashlib.sha256(blob).hexdigest(),
         chat_template=_chat_template(tokenizer),
         special_tokens=_special_tokens(tokenizer),
@@ -48,12 +64,22 @@ def prepare(source: Source, draft: Path, dtype: str, name: str, weights: tuple[t
         context_length=_context_length(config),
         numerics=_numerics(source, dtype),
     )
+
+
+@contextlib.contextmanager
+def _each_gguf_part_read_once() -> Iterator[None]:
+    """Let transformers read a GGUF file's fields once, not thrice, and map names once, not for each module.
+
+    It does so by remembering what two functions of `gguf` return, which halves the time for a small model.
+    """
+    import gguf
+
+    reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(name_map)  # type: ignore[misc, assignment]
     try:
-        check_manifest(manifest)
-    except BadManifest as error:
-        raise EngineRefused("engine", f"this model cannot be offered: {error}") from error
-    (draft / "tokenizer.json").write_bytes(blob)
-    (draft / "manifest.json").write_bytes(canonical_json(manifest))
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, name_map  # type: ignore[misc]
 
 
 def _convert(source: Source, draft: Path, dtype: torch.dtype) -> tuple[Any, Any]:
