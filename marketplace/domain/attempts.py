@@ -82,9 +82,10 @@ class Attempt:
             raise Misbehaved("a frame without tokens and text")
         if job.top_logprobs >= 0 and len(frame.logprobs) != len(frame.ids):
             raise Misbehaved(f"{len(frame.logprobs)} likelihoods for {len(frame.ids)} tokens")
-        self.text_bytes += len(frame.text) if frame.text.isascii() else len(frame.text.encode())
-        if self.text_bytes > MAX_TEXT_BYTES_PER_TOKEN * (job.parameters.max_tokens + 1):
+        length = self.text_bytes + len(frame.text.encode())
+        if length > MAX_TEXT_BYTES_PER_TOKEN * (job.parameters.max_tokens + 1):
             raise Misbehaved("more text than its tokens can stand for")
+        self.text_bytes = length
         self.ids += frame.ids
         self.texts.append(frame.text)
         logprobs = frame.logprobs if job.top_logprobs >= 0 else ()
