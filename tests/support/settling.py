@@ -75,8 +75,10 @@ class Town:
         await self.database.write(work)
         return name
 
-    async def work(self, account_id: str, operator: int, charge: int, *, parts: int = 1) -> None:
-        """Let an operator's node do a job that costs `charge` nano-dollars, and mature it."""
+    async def work(
+        self, account_id: str, operator: int, charge: int, *, parts: int = 1, matures: bool = True
+    ) -> None:
+        """Let a node of an operator do a job that costs `charge` nano-dollars; it matures unless told not to."""
         self.jobs += 1
         now = self.clock.now_ms()
         payer = address(OWNER) if not account_id.startswith("0x") else account_id
@@ -103,7 +105,8 @@ class Town:
         def work(session: Session) -> None:
             ledger.open_hold(session, job, expires_at=now + 60_000, terms=TERMS)
             ledger.capture(session, job.id, taken, finish=0, prompt_tokens=0, output_tokens=parts, now=now)
-            ledger.mature(session, now, 1_000)
+            if matures:
+                ledger.mature(session, now, 1_000)
 
         await self.database.write(work)
 
