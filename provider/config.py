@@ -2,15 +2,18 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
-from tallystick.protocol.ids import Address
+from tallystick.protocol.ids import WireAddress
 from tallystick.protocol.money import NanoUsd, format_price, parse_price
 
 DEFAULT_PRICE = "0.30"
 FILE_NAME = "config.toml"
+
+
+Slots = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class BadConfig(ValueError):
@@ -26,7 +29,7 @@ class ModelConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The name it is offered under; empty means the engine's own."""
     input_price: str = DEFAULT_PRICE
     output_price: str = DEFAULT_PRICE
-    slots: int = 4
+    slots: Slots = 4
     paused: bool = False
     options: dict[str, Any] = msgspec.field(default_factory=dict)
     """What the engine is given: dtype, threads, device, url …"""
@@ -41,11 +44,11 @@ class ProviderConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
     coordinator: str
     chain_id: int
-    ledger: Address
-    stake: Address
-    token: Address
-    operator: Address
-    node: Address
+    ledger: WireAddress
+    stake: WireAddress
+    token: WireAddress
+    operator: WireAddress
+    node: WireAddress
     rpc_url: str = ""
     region: str = ""
     max_fee_bps: int = 2000

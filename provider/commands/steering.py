@@ -35,8 +35,6 @@ def changed(terms: ModelConfig, changes: dict[str, Any]) -> ModelConfig:
     except msgspec.ValidationError as error:
         raise ValueError(str(error)) from error
     fresh.prices()
-    if fresh.slots < 1:
-        raise ValueError(f"{fresh.slots} slots are too few; to take no jobs: tallystick provider pause")
     return fresh
 
 
