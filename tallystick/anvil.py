@@ -1,10 +1,12 @@
 """A local chain of one's own: Anvil, started on a loopback port and stopped again."""
 
 import asyncio
+import ctypes
 import os
 import re
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ _MNEMONIC: Final = "test test test test test test test test test test test junk"
 _LISTENING: Final = re.compile(rb"Listening on 127\.0\.0\.1:(\d+)")
 _START_S: Final = 30
 _STOP_S: Final = 10
+_PR_SET_PDEATHSIG: Final = 1
 
 
 class AnvilMissing(RuntimeError):
@@ -62,7 +65,11 @@ async def start_anvil(
     if state is not None:
         command += ["--state", str(state), "--state-interval", "5", "--preserve-historical-states"]
     process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, start_new_session=True
+        *command,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
     )
     try:
         actual = await asyncio.wait_for(_port_of(process), _START_S)
@@ -94,6 +101,11 @@ async def running_anvil(*, block_time: int = 1, port: int = 0) -> AsyncIterator[
         yield anvil
     finally:
         await stop_anvil(anvil)
+
+
+def _end_with_parent() -> None:
+    # A chain that outlived a killed parent would go on writing the state file that the next one starts from.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 async def _port_of(process: asyncio.subprocess.Process) -> int:

@@ -87,6 +87,7 @@ class Cheques:
         self._key = key
         self._domain = domain
         self._promised_epoch = promised_epoch
+        self._greeted: set[tuple[Address, int]] = set()
 
     async def sign_due(self, bond: NanoUsd) -> int:
         """Sign a cheque for every operator with more matured than its last one says; return how many.
@@ -113,11 +114,15 @@ class Cheques:
             return None
         return self._cheque(operator, NanoUsd(account.acknowledged), account.acknowledged_epoch)
 
-    async def send_again(self, operator: Address) -> None:
-        """Send the operator's last cheque to its nodes, as when one of them has come back."""
-        cheque = await self.latest(operator)
-        if cheque is not None:
-            await self._link.send(operator, cheque)
+    async def greet(self) -> None:
+        """Send the last cheque again to the operators of nodes that have connected since the last call."""
+        connected = {(node.address, node.connected_at_ms): node.operator for node in self._link.nodes()}
+        fresh = {operator for node, operator in connected.items() if node not in self._greeted}
+        for operator in sorted(fresh):
+            cheque = await self.latest(operator)
+            if cheque is not None:
+                await self._link.send(operator, cheque)
+        self._greeted = set(connected)
 
     async def _sign(self, account: Account, earned: NanoUsd, epoch: int) -> bool:
         operator = Address(str(account.address))

@@ -73,6 +73,7 @@ class BackOffice:
             ScheduledJob("look at the chain", pace.chain, self.look, everywhere=True),
             ScheduledJob("read the chain", pace.chain, self._watcher.poll),
             ScheduledJob("mature and settle", pace.settlement, self.settle),
+            ScheduledJob("greet nodes", pace.settlement, self._cheques.greet, everywhere=True),
             ScheduledJob("expire holds", pace.holds, self.expire),
         ]
 

@@ -1,4 +1,4 @@
-"""A back office killed at every point between durable effects settles the same epoch, once, to the nano-dollar."""
+"""A back office killed between any two durable effects settles the same epoch, once, to the nano-dollar."""
 
 import asyncio
 import os

@@ -78,7 +78,7 @@ class Town:
     async def work(
         self, account_id: str, operator: int, charge: int, *, parts: int = 1, matures: bool = True
     ) -> None:
-        """Let a node of an operator do a job that costs `charge` nano-dollars; it matures unless told not to."""
+        """Let a node of an operator do a job for `charge` nano-dollars; it matures unless told not to."""
         self.jobs += 1
         now = self.clock.now_ms()
         payer = address(OWNER) if not account_id.startswith("0x") else account_id
