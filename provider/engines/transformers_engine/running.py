@@ -80,7 +80,8 @@ class RunningJob:
         wanted = self.job.top_logprobs
         if wanted < 0:
             return ()
-        likelihoods = torch.log_softmax(logits.double(), dim=0)
+        # On the CPU, since Metal has no float64.
+        likelihoods = torch.log_softmax(logits.cpu().double(), dim=0)
         best = torch.topk(likelihoods, min(wanted, len(likelihoods)))
         top = tuple(zip(best.indices.tolist(), best.values.tolist(), strict=True))
         return (TokenLogprob(float(likelihoods[token_id]), top),)

@@ -71,6 +71,8 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders as a hub gives them: "plain" can be batched, "sliding" cannot."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
+    # Two threads on matrices this small wait for each other longer than they compute.
+    torch.set_num_threads(1)
     folders = {}
     for name, sliding_window in (("plain", None), ("sliding", 8)):
         folder = tmp_path_factory.mktemp(f"tiny-{name}")

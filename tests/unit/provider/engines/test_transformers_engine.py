@@ -107,10 +107,10 @@ async def test_a_seed_repeats_its_answer_and_another_gives_another(
 async def test_a_resumed_job_goes_on_as_the_unbroken_one(
     engine: TransformersEngine, job: Builder, run: Runner, temperature: int
 ) -> None:
-    whole = job(PROMPTS[4], temperature=temperature, max_tokens=30, frequency_penalty=400_000, seed=3)
+    whole = job(PROMPTS[4], temperature=temperature, max_tokens=20, frequency_penalty=400_000, seed=3)
     unbroken = await run(engine.generate(whole))
     events = [event async for event in engine.generate(whole) if isinstance(event, EngineTokens)]
-    for cut in range(len(unbroken.ids) + 1):
+    for cut in sorted({0, 1, 2, 7, 13, len(unbroken.ids) - 1, len(unbroken.ids)}):
         delivered = "".join(event.text for event in events[:cut])
         resumed = replace(
             whole,
@@ -130,7 +130,7 @@ async def test_the_text_is_what_the_tokenizer_makes_of_the_ids(
     blob = engine.blob(bytes.fromhex(engine.manifest.tokenizer))
     assert blob is not None
     tokenizer = load_tokenizer(engine.manifest.tokenizer, blob)
-    for seed in range(8):
+    for seed in range(4):
         answer = await run(engine.generate(job(PROMPTS[2], seed=seed, max_tokens=40)))
         assert answer.text == tokenizer.decode(answer.ids)
 
