@@ -11,7 +11,9 @@ from marketplace.domain.errors import Unavailable
 from marketplace.domain.jobs import Completed, Part
 from marketplace.domain.receipts import TakenReceipt
 from marketplace.services.desk import Desk
+from marketplace.services.goodwill import SPENT
 from marketplace.services.taking import notice
+from tallystick.protocol.frames import ReceiptRefused
 from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import Finish, receipt_charge
@@ -61,14 +63,21 @@ async def capture(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], outc
 
 
 async def release(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], reason: str) -> None:
-    """Give the hold back, have the treasury pay the signed parts, and tell their nodes."""
+    """Give the hold back, have the treasury pay the signed parts within its budget, and tell their nodes."""
+    paid = [
+        one for one in taken if desk.late.goodwill.spend(one.operator, receipt_charge(one.signed.receipt))
+    ]
 
     async def step() -> None:
-        await desk.till.release(job_id, taken, error=reason, now_ms=desk.clock.now_ms())
+        await desk.till.release(job_id, paid, error=reason, now_ms=desk.clock.now_ms())
 
     log.warning("job_failed", job=job_id.hex(), reason=reason)
     await _durably(step)
-    _tell(desk, taken)
+    _tell(desk, paid)
+    for one in taken:
+        if one not in paid:
+            log.warning("part_not_paid", operator=one.operator, job=job_id.hex(), reason=SPENT)
+            desk.link.tell(one.signed.receipt.node, ReceiptRefused(receipt_id=one.id, reason=SPENT))
 
 
 async def _durably(step: Callable[[], Awaitable[T]]) -> T:

@@ -24,12 +24,14 @@ from marketplace.domain.errors import Conflict, MarketError, Refused
 from marketplace.domain.jobs import JobState
 from marketplace.domain.ports.clock import Clock
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
+from marketplace.services.goodwill import SPENT, Goodwill
 from marketplace.services.taking import Taker, notice
 from marketplace.services.till import Till
 from tallystick.protocol.eip712 import receipt_digest
 from tallystick.protocol.frames import Finished, ReceiptRefused, ReceiptTaken
 from tallystick.protocol.ids import Address, JobId, ReceiptId
 from tallystick.protocol.keys import BadSignature, recover
+from tallystick.protocol.receipts import receipt_charge
 
 log = structlog.get_logger(__name__)
 
@@ -61,8 +63,17 @@ class LateBook:
     """Remembers the attempts that were lost, and judges what their nodes bring later."""
 
     def __init__(
-        self, till: Till, taker: Taker, clock: Clock, *, block_number: Callable[[], int], tell: Tell
+        self,
+        till: Till,
+        taker: Taker,
+        clock: Clock,
+        *,
+        block_number: Callable[[], int],
+        tell: Tell,
+        goodwill: Goodwill | None = None,
     ) -> None:
+        self.goodwill = goodwill or Goodwill(clock)
+        """What the treasury pays for parts of answers that failed; dispatch draws on it too."""
         self._till = till
         self._taker = taker
         self._clock = clock
@@ -147,6 +158,9 @@ class LateBook:
         is_remembered = (receipt.job_id, receipt.attempt) in self._lost
         if job is not None and job.state == JobState.FAILED and not is_remembered and job.error != EXPIRED:
             raise BadReceipt("nothing is known of this attempt")
+        has_failed = job is not None and job.state == JobState.FAILED
+        if has_failed and not self.goodwill.spend(operator, receipt_charge(receipt)):
+            raise BadReceipt(SPENT)
         now = self._clock.now_ms()
         taken = self._taker.take(finished.receipt, receipt_id, operator, now)
         charge = await self._till.take_late(taken, now)

@@ -48,6 +48,8 @@ class HubRules:
     bytes_rate: float = 16 * 1024 * 1024
     bytes_burst: float = 64 * 1024 * 1024
     max_nodes: int = 2_000
+    max_handshakes: int = 500
+    """Connections that have not said who they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class WebSocketHub(Roster):
 
     async def _serve(self, websocket: WebSocket) -> None:
         await websocket.accept()
-        if len(self._connections) + self._shaking_hands >= self._rules.max_nodes:
+        is_full = len(self._connections) >= self._rules.max_nodes
+        if is_full or self._shaking_hands >= self._rules.max_handshakes:
             await _close(websocket, Goodbye(code="full", message="Too many nodes are connected.", retry=True))
             return
         self._shaking_hands += 1

@@ -19,6 +19,7 @@ from marketplace.services.audit_books import audit_books
 from marketplace.services.catalog import Catalog
 from marketplace.services.choosing import Chooser
 from marketplace.services.dispatch import Desk, DispatchRules
+from marketplace.services.goodwill import DEFAULT_DAILY, Goodwill
 from marketplace.services.late import LateBook
 from marketplace.services.nodes import NodeService
 from marketplace.services.running import RunningJob
@@ -143,6 +144,7 @@ async def a_market(
     rules: DispatchRules = QUICK,
     hub_rules: HubRules = QUICK_HUB,
     deposit: NanoUsd = DEPOSIT,
+    goodwill: NanoUsd = DEFAULT_DAILY,
     **options: Any,
 ) -> AsyncIterator[Stand]:
     """Run a market with one consumer who has deposited and authorized; at the end its books must add up."""
@@ -155,7 +157,14 @@ async def a_market(
     hub = a_hub(stakes, nodes, hub_rules, history)
     till = Till(database, ledger.HoldTerms(NanoUsd(0)))
     taker = Taker(DOMAIN, COORDINATOR, 1000, lambda milliseconds: HEAD.epoch + 2)
-    late = LateBook(till, taker, clock, block_number=lambda: HEAD.block_number, tell=hub.tell)
+    late = LateBook(
+        till,
+        taker,
+        clock,
+        block_number=lambda: HEAD.block_number,
+        tell=hub.tell,
+        goodwill=Goodwill(clock, goodwill),
+    )
     nodes.attach(hub, late)
     desk = Desk(
         hub,

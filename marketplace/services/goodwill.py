@@ -1,0 +1,43 @@
+"""How much the treasury pays an operator for parts of answers that nobody completed.
+
+Such a part costs its consumer nothing, so whoever is both consumer and node could ask itself, hand over, let
+the job fail, and be paid by the treasury for ever. The budget makes that worth next to nothing, and leaves
+honest operators, whose unfinished answers are few, untouched. It is kept in memory: a restart fills it.
+"""
+
+from dataclasses import dataclass
+
+from marketplace.domain.ports.clock import Clock
+from tallystick.protocol.ids import Address
+from tallystick.protocol.money import NANO_PER_USD, NanoUsd
+
+DAY_MS = 86_400_000
+DEFAULT_DAILY = NanoUsd(NANO_PER_USD)
+SPENT = "the treasury's budget for this operator's unfinished answers is used up; it fills within a day"
+
+
+@dataclass(slots=True)
+class _Account:
+    used: int
+    """In nano-dollars times the milliseconds of a day, so that it shrinks without rounding."""
+    at_ms: int
+
+
+class Goodwill:
+    """A budget for each operator that fills evenly over a day."""
+
+    def __init__(self, clock: Clock, daily: NanoUsd = DEFAULT_DAILY) -> None:
+        self._clock = clock
+        self._daily = daily
+        self._accounts: dict[Address, _Account] = {}
+
+    def spend(self, operator: Address, amount: NanoUsd) -> bool:
+        """Take `amount` out of the operator's budget; False, and nothing taken, if it is not there."""
+        now = self._clock.now_ms()
+        account = self._accounts.setdefault(operator, _Account(0, now))
+        account.used = max(0, account.used - self._daily * (now - account.at_ms))
+        account.at_ms = now
+        if account.used + amount * DAY_MS > self._daily * DAY_MS:
+            return False
+        account.used += amount * DAY_MS
+        return True

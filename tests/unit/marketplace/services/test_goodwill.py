@@ -1,0 +1,59 @@
+"""The treasury's budget for unfinished answers."""
+
+from pathlib import Path
+
+import pytest
+
+from marketplace.domain.errors import NodesFailed
+from marketplace.domain.ports.clock import ManualClock
+from marketplace.services.goodwill import DAY_MS, Goodwill
+from tallystick.protocol.frames import ReceiptRefused
+from tallystick.protocol.ids import Address
+from tallystick.protocol.money import NanoUsd
+from tallystick.protocol.receipts import Finish
+from tests.support.markets import a_market
+from tests.support.nodes import ScriptedNode, Work
+
+ONE, TWO = Address("0x" + "01" * 20), Address("0x" + "02" * 20)
+
+
+def test_a_budget_is_spent_once_and_fills_within_a_day() -> None:
+    clock = ManualClock()
+    goodwill = Goodwill(clock, NanoUsd(1000))
+    assert goodwill.spend(ONE, NanoUsd(600))
+    assert not goodwill.spend(ONE, NanoUsd(401))
+    assert goodwill.spend(ONE, NanoUsd(400))
+    assert not goodwill.spend(ONE, NanoUsd(1))
+    clock.advance(DAY_MS // 2)
+    assert not goodwill.spend(ONE, NanoUsd(501))
+    assert goodwill.spend(ONE, NanoUsd(500))
+    clock.advance(10 * DAY_MS)
+    assert not goodwill.spend(ONE, NanoUsd(1001))
+    assert goodwill.spend(ONE, NanoUsd(1000))
+
+
+def test_each_operator_has_a_budget_of_its_own() -> None:
+    goodwill = Goodwill(ManualClock(), NanoUsd(1000))
+    assert goodwill.spend(ONE, NanoUsd(1000))
+    assert goodwill.spend(TWO, NanoUsd(1000))
+
+
+async def test_an_operator_that_keeps_handing_over_to_nobody_drains_no_more_than_the_budget(
+    tmp_path: Path,
+) -> None:
+    async def hands_over(work: Work) -> None:
+        await work.tokens(work.job.prompt_ids[:2])
+        await work.finish(Finish.HANDED_OVER)
+
+    async with a_market(tmp_path, goodwill=NanoUsd(5000)) as stand:
+        for number in range(4):
+            node = ScriptedNode(number + 1, hands_over, operator=ONE)
+            async with stand.joined(node):
+                with pytest.raises(NodesFailed):
+                    await stand.ask()
+                if number >= 2:
+                    refused = await node.until(lambda frame: isinstance(frame, ReceiptRefused))
+                    assert isinstance(refused, ReceiptRefused)
+                    assert "budget" in refused.reason
+        assert [receipt.charge for receipt in await stand.receipts()] == [2100, 2100]
+        assert (await stand.account()).spent == 0
