@@ -1,9 +1,6 @@
 """The agent's log: one JSON object a line in its home, and the same in words on the terminal."""
 
-import json
 import logging
-import time
-from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -37,25 +34,6 @@ def log_to(path: Path) -> None:
     root.setLevel(logging.INFO)
 
 
-def read_log(path: Path, lines: int, *, follow: bool) -> Iterator[dict[str, Any]]:
-    """Give the last `lines` entries and, with `follow`, what is added, also after the file was rotated."""
-    if not path.exists():
-        return
-    with path.open() as file:
-        for line in file.read().splitlines()[-lines:]:
-            yield _entry(line)
-        position = file.tell()
-    while follow:
-        time.sleep(0.3)
-        if path.stat().st_size < position:
-            position = 0
-        with path.open() as file:
-            file.seek(position)
-            while (line := file.readline()).endswith("\n"):
-                position = file.tell()
-                yield _entry(line)
-
-
 def _formatter(renderer: Any) -> structlog.stdlib.ProcessorFormatter:
     return structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
@@ -64,11 +42,3 @@ def _formatter(renderer: Any) -> structlog.stdlib.ProcessorFormatter:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
         ],
     )
-
-
-def _entry(line: str) -> dict[str, Any]:
-    try:
-        entry: dict[str, Any] = json.loads(line)
-    except ValueError:
-        return {"event": line.rstrip()}
-    return entry

@@ -18,7 +18,7 @@ COMMANDS = "tallystick.commands"
 
 
 class _Registered(TyperGroup):
-    """Loads a command's module only when it is asked for, so that `--help` stays quick."""
+    """Loads the module of a command when the command is asked for: the others may lack what they need."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(point.name for point in _points())})

@@ -1,7 +1,6 @@
 """`run`, `status` and `logs`: the agent itself, and looking at it."""
 
 import asyncio
-import json
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -23,11 +22,12 @@ from provider.evidence import Evidence
 from provider.hardware import look
 from provider.keystore import load_key
 from provider.loading import make_engine
-from provider.logs import LOG_NAME, log_to, read_log
+from provider.logs import LOG_NAME, log_to
 from provider.serving import ServedModel
 from provider.wallet import operator_of
 from provider.watch import Watch
-from tallystick.commands.console import AsJson, console, facts, foreseen, show
+from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
+from tallystick.commands.logs import read_logs, show_entry
 from tallystick.evm import EvmError
 from tallystick.protocol.keys import SigningKey
 
@@ -156,12 +156,10 @@ def logs(
 
     Example: tallystick provider logs --follow
     """
-    for entry in read_log(home / LOG_NAME, lines, follow=follow):
-        if as_json:
-            typer.echo(json.dumps(entry))
-        else:
-            rest = " ".join(f"{k}={v}" for k, v in entry.items() if k not in ("timestamp", "level", "event"))
-            console.print(
-                f"{entry.get('timestamp', '')} {entry.get('level', ''):7} {entry.get('event', '')} {rest}",
-                markup=False,
-            )
+    path = home / LOG_NAME
+    if not path.exists():
+        raise CommandFailed(
+            f"there is no {path} yet; the agent writes it: tallystick provider run --home {home}"
+        )
+    for entry in read_logs([path], lines, follow=follow):
+        show_entry(entry, as_json=as_json)

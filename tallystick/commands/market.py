@@ -37,13 +37,25 @@ class Api:
         try:
             given = self._http.request(method, path.lstrip("/"), json=body, params=query, headers=headers)
         except httpx.HTTPError as error:
-            raise CommandFailed(
-                f"{self.credentials.base_url} cannot be reached ({error}); "
-                "set TALLYSTICK_URL if it is elsewhere"
-            ) from error
+            raise self._unreachable(error) from error
         answer = _json(given)
         raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)
         return answer
+
+    def download(self, path: str) -> bytes:
+        """Return the bytes at `path`. Raises TallystickError, CommandFailed if it cannot be reached."""
+        try:
+            given = self._http.get(path.lstrip("/"), headers={"Accept": "application/octet-stream"})
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if given.status_code != 200:
+            raise_for_status(given.status_code, dict(given.headers), _json(given))
+        return given.content
+
+    def _unreachable(self, error: Exception) -> CommandFailed:
+        return CommandFailed(
+            f"{self.credentials.base_url} cannot be reached ({error}); set TALLYSTICK_URL if it is elsewhere"
+        )
 
     def market(self) -> "MarketInfo":
         """Return which chain and contracts the market is on."""

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
+from tallystick.commands.checks import Check, document, signer_of, table
 from tallystick.commands.console import AsJson, foreseen, show
 from tallystick.commands.market import Api, MarketInfo, OnChain, on_chain
 from tallystick.evm import EvmError
 from tallystick.protocol.eip712 import offer_hash, receipt_digest, taken_digest
 from tallystick.protocol.ids import ReceiptId, to_bytes32, to_hex
-from tallystick.protocol.keys import BadSignature, recover
 from tallystick.protocol.merkle import Proof
 from tallystick.protocol.merkle import verify as verify_proof
 from tallystick.protocol.money import format_usd
@@ -23,15 +21,6 @@ from tallystick.protocol.rendering import BadRendering, receipt_from_json
 from tallystick.sdk.answers import TallystickError
 
 app = typer.Typer(no_args_is_help=True, help="Check a receipt by yourself.")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at. `held` None means that it cannot be told yet."""
-
-    what: str
-    held: bool | None
-    detail: str
 
 
 @app.callback()
@@ -57,7 +46,7 @@ def verify(
     rendered = json.loads(path.read_text()) if path.is_file() else api.call("GET", f"/receipts/{receipt}")
     wanted = None if path.is_file() else receipt
     checks = asyncio.run(_checks(rendered, wanted, api.market()))
-    show(_document(rendered, checks), as_json, _table)
+    show(document(checks), as_json, table)
     if any(check.held is False for check in checks):
         raise typer.Exit(1)
 
@@ -84,7 +73,7 @@ def check_offline(
 ) -> list[Check]:
     """Return what can be checked without a chain: signature, offer, charge, and the coordinator's `Taken`."""
     receipt = signed.receipt
-    signer = _signer(receipt_id, signed.signature)
+    signer = signer_of(receipt_id, signed.signature)
     charge, fee = receipt_charge(receipt), receipt_fee_up(receipt)
     arithmetic = (
         f"{receipt.prompt_tokens} × {receipt.input_price} + {receipt.output_tokens} × "
@@ -102,7 +91,7 @@ def check_offline(
     ]
     if taken := rendered.get("taken"):
         digest = taken_digest(market.domain, receipt_id, int(taken["epoch"]))
-        who = _signer(digest, bytes.fromhex(taken["signature"].removeprefix("0x")))
+        who = signer_of(digest, bytes.fromhex(taken["signature"].removeprefix("0x")))
         checks.append(
             Check(
                 "taken",
@@ -134,29 +123,3 @@ async def _check_inclusion(receipt_id: ReceiptId, inclusion: dict[str, Any] | No
     held = bool(closed) and verify_proof(root, receipt_id, proof)
     place = f"leaf {proof.index} of {proof.count} under {to_hex(root)}"
     return Check("inclusion", held, f"{place}, the root that the Ledger has for epoch {epoch}")
-
-
-def _signer(digest: bytes, signature: bytes) -> str:
-    try:
-        return recover(digest, signature)
-    except BadSignature as error:
-        return f"nobody ({error})"
-
-
-def _document(rendered: dict[str, Any], checks: list[Check]) -> dict[str, Any]:
-    failed = [check.what for check in checks if check.held is False]
-    open_ = [check.what for check in checks if check.held is None]
-    return {
-        "held": not failed,
-        "failed": failed,
-        "open": open_,
-        "checks": [asdict(check) for check in checks],
-    }
-
-
-def _table(document: dict[str, Any]) -> Table:
-    table = Table("", "check", "what was found")
-    marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "…"}
-    for check in document["checks"]:
-        table.add_row(marks[check["held"]], check["what"], check["detail"])
-    return table
