@@ -155,12 +155,12 @@ class LateBook:
         job = await self._till.find_job(JobId(receipt.job_id))
         if job is not None and job.state == JobState.DONE:
             raise BadReceipt("the answer was completed without this receipt")
-        is_remembered = (receipt.job_id, receipt.attempt) in self._lost
-        if job is not None and job.state == JobState.FAILED and not is_remembered and job.error != EXPIRED:
-            raise BadReceipt("nothing is known of this attempt")
-        has_failed = job is not None and job.state == JobState.FAILED
-        if has_failed and not self.goodwill.spend(operator, receipt_charge(receipt)):
-            raise BadReceipt(SPENT)
+        if job is not None and job.state == JobState.FAILED:
+            is_remembered = (receipt.job_id, receipt.attempt) in self._lost
+            if not is_remembered and job.error != EXPIRED:
+                raise BadReceipt("nothing is known of this attempt")
+            if not self.goodwill.spend(operator, receipt_charge(receipt)):
+                raise BadReceipt(SPENT)
         now = self._clock.now_ms()
         taken = self._taker.take(finished.receipt, receipt_id, operator, now)
         charge = await self._till.take_late(taken, now)
