@@ -77,6 +77,8 @@ class EchoEngine:
                 raise EngineRefused(
                     "too_long", f"a prompt of {len(job.prompt_ids)} tokens leaves no room in {CONTEXT_LENGTH}"
                 )
+            if max((*job.prompt_ids, *job.resume_ids), default=0) > EOS_BYTE:
+                raise EngineRefused("engine", f"a token id here is 0 to {EOS_BYTE}")
             limit = min(job.parameters.max_tokens, room)
             answer = _answer(job.prompt_ids, limit, self._copies)
             async for event in self._events(job, answer):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from provider.engines.base import EngineBroken, EngineEnd
+from provider.engines.base import EngineBroken, EngineEnd, EngineError
 from provider.engines.transformers_engine.runner import Runner
 from provider.engines.transformers_engine.running import RunningJob
 from tallystick.protocol.sampler.fast import sample_batch
@@ -108,6 +108,8 @@ class StepLoop:
             job, cache = self._reading.popleft()
             try:
                 budget -= self._read_chunk(job, cache, budget)
+            except EngineError as error:
+                job.tell(error)
             except Exception as error:  # one job's failure must not end the loop that the others run in
                 logger.exception("a prompt of %d tokens failed", len(job.job.prompt_ids))
                 job.tell(EngineBroken("engine", f"reading the prompt failed: {error}"))
@@ -155,7 +157,13 @@ class StepLoop:
             if row in broken:
                 job.tell(EngineBroken("engine", "the model gave logits that are no numbers"))
                 ended.append(row)
-            elif isinstance(end := job.accept(ids[row], logits[row]), EngineEnd):
+                continue
+            end: EngineEnd | EngineError | None
+            try:
+                end = job.accept(ids[row], logits[row])
+            except EngineError as error:
+                end = error
+            if end is not None:
                 job.tell(end)
                 ended.append(row)
         return ended

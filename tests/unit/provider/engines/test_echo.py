@@ -103,6 +103,13 @@ async def test_a_prompt_without_room_is_refused() -> None:
     assert caught.value.code == "too_long"
 
 
+async def test_ids_that_are_no_bytes_are_refused() -> None:
+    engine = EchoEngine()
+    for wrong in ({"prompt_ids": (257,)}, {"resume_ids": (300,), "first_position": 1}):
+        with pytest.raises(EngineRefused, match="token id"):
+            await run(engine, job_for(engine, "x", **wrong))
+
+
 async def test_wanted_likelihoods_come_with_their_tokens() -> None:
     engine = EchoEngine()
     (event, _) = [event async for event in engine.generate(job_for(engine, "hi", top_logprobs=1))]

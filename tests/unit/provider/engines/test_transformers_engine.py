@@ -239,6 +239,25 @@ async def test_a_failing_step_breaks_its_jobs_but_not_the_engine(
     assert await run(engine.generate(job(PROMPTS[2], max_tokens=8))) == good
 
 
+async def test_a_resumption_inside_of_a_character_is_refused_and_breaks_no_other_job(
+    engine: TransformersEngine, job: Builder, run: Runner
+) -> None:
+    long = {"logit_bias": ((256, -100_000_000),), "max_tokens": 40}
+    alone = await run(engine.generate(job(PROMPTS[2], seed=1, **long)))
+    beside = asyncio.create_task(run(engine.generate(job(PROMPTS[2], seed=1, **long))))
+    # Of 🙂 in the tokens of this model, one byte each, only the first is said to be delivered.
+    blob = engine.blob(bytes.fromhex(engine.manifest.tokenizer))
+    ids = tuple(load_tokenizer(engine.manifest.tokenizer, blob or b"").encode("🙂"))
+    wrong = job(PROMPTS[3], resume_ids=ids, first_position=len(ids), resume_text_bytes=1, **long)
+    with pytest.raises(EngineRefused, match="character"):
+        await run(engine.generate(wrong))
+    forced = {"logit_bias": ((ids[3], 100_000_000),), "max_tokens": 8}
+    late = job(PROMPTS[3], resume_ids=ids[:3], first_position=3, resume_text_bytes=1, **forced)
+    with pytest.raises(EngineRefused, match="character"):
+        await run(engine.generate(late))
+    assert await beside == alone
+
+
 async def test_logits_that_are_no_numbers_break_their_own_job_only(
     engine: TransformersEngine, job: Builder, run: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
