@@ -141,3 +141,20 @@ async def wait_for(is_so, seconds: float = 20) -> None:  # type: ignore[no-untyp
             return
         await asyncio.sleep(0.02)
     raise AssertionError("it did not happen")
+
+
+async def test_what_runs_when_it_stops_comes_to_its_end(database: Database) -> None:
+    started, ended = asyncio.Event(), []
+
+    async def slow() -> None:
+        started.set()
+        await asyncio.sleep(0.3)
+        ended.append(1)
+
+    scheduler = Scheduler(
+        [ScheduledJob("slow", 0.02, slow)], lease(database, ManualClock(), "me"), lease_seconds=9
+    )
+    await scheduler.start()
+    await started.wait()
+    await scheduler.stop()
+    assert ended == [1]

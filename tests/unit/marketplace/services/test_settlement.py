@@ -19,6 +19,7 @@ from tallystick.protocol.merkle import receipt_tree, verify
 from tests.support.anvil import LONG_TERMS, OWNER, USD
 from tests.support.chains import address, consent
 from tests.support.settling import Town, town
+from tests.support.settling import town as town_in_memory
 
 ALICE, BOB, CAROL, OPERATOR, RIVAL = 3, 4, 5, 6, 7
 
@@ -422,3 +423,30 @@ async def test_a_coordinator_without_the_audit_secret_says_so_and_sends_nothing(
     await town.settle()
     assert alarms("audit_secret_unknown") == before + 1
     assert (await town.driver.chain.ledger()).next_epoch == 0
+
+
+async def test_a_chunk_that_fails_where_it_is_mined_is_made_anew_without_the_row_at_fault(
+    tmp_path: Path,
+) -> None:
+    async with town_in_memory("memory", tmp_path) as town:
+        alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)
+        bob = await town.consumer(BOB, 10 * USD, authorized=10 * USD)
+        await town.work(alice, OPERATOR, 2 * USD)
+        await town.work(bob, OPERATOR, 2 * USD)
+        await town.driver.request_withdrawal(BOB, 10 * USD)
+        await town.driver.wait(LONG_TERMS.thaw)
+        town.clock.advance(LONG_TERMS.thaw * 1000)
+        epoch = await town.end_epoch()
+        await town.driver.hold_back(True)
+        for _ in range(4):
+            await town.settlement.step()
+        await town.driver.withdraw(BOB)
+        await town.driver.hold_back(False)
+        await town.settle()
+        closed = await town.epoch(epoch)
+        assert closed is not None
+        assert closed.state == "closed"
+        assert await town.driver.sender.used_nonces() == 2
+        assert (await town.on_chain(ALICE)).spent == 2 * USD
+        assert (await town.on_chain(BOB)).spent == 0
+        assert [row.address for row in await town.rows(epoch) if row.set_aside] == [address(BOB)]
