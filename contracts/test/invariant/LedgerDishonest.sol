@@ -26,12 +26,21 @@ contract LedgerDishonest is LedgerWorld {
 
     // ----------------------------------------------------------------------------------------------------------- Attacks
 
-    /// @notice Charges one consumer any amount, with or without a signature of some kind, and pays an accomplice any amount.
-    /// It is taken exactly if every rule allows it.
+    /// @notice Charges one consumer too much or too little or within bounds, with or without a signature of some kind. It is
+    /// taken exactly if every rule allows it. Mostly one rule is broken at a time: a batch that breaks two shows neither.
     function charge(uint256 who, uint64 spent, uint256 how, uint64 earned) external counted("charge") {
         address person = consumers[who % CONSUMERS];
-        if (how % 2 == 0) spent = uint64(bound(spent, 0, ledger.accountOf(person).spent + 20 * DOLLAR));
-        tryCharge(person, spent, how, earned);
+        uint64 recorded = ledger.accountOf(accomplice).earned;
+        tryCharge(person, target(person, spent, (how >> 16) % 4), how, (how >> 24) % 4 == 0 ? earned : recorded);
+    }
+
+    /// @dev Just beyond the right, anywhere in the balance, less than was charged, or any number.
+    function target(address person, uint64 any, uint256 kind) private view returns (uint64) {
+        ILedger.Account memory account = ledger.accountOf(person);
+        if (kind == 0 && account.authorized < type(uint64).max - DOLLAR) return account.authorized + 1 + any % DOLLAR;
+        if (kind == 1) return account.spent + uint64(bound(any, 0, account.balance));
+        if (kind == 2) return uint64(bound(any, 0, account.spent));
+        return any;
     }
 
     /// @notice Charges a part of what the record allows, and pays the accomplice a part of that.

@@ -12,6 +12,9 @@ import {LedgerWorld} from "./LedgerWorld.sol";
 /// @notice The laws of `Ledger.md`, in its order; one campaign for each kind of coordinator.
 /// @dev A run is 256 calls long so that an action which is left out is a defect and not bad luck.
 abstract contract LedgerInvariants is Test {
+    /// @dev Actions that had an effect in any sequence of the length below; what is shorter was cut.
+    uint256 internal constant WHOLE = 160;
+
     LedgerWorld internal world;
     ILedger internal ledger;
 
@@ -43,11 +46,17 @@ abstract contract LedgerInvariants is Test {
         closedEpochsDoNotChange();
     }
 
-    function checkTheEnd() internal {
+    /// @dev Forge first replays a sequence that failed before, cut down to a few calls. Only whole ones must have it all.
+    function checkThatEverythingHappened() internal view {
+        if (world.total() < WHOLE) return;
         string[] memory actions = world.actions();
         for (uint256 i = 0; i < actions.length; ++i) {
             assertGt(world.calls(actions[i]), 0, string.concat("never happened: ", actions[i]));
         }
+    }
+
+    function checkTheEnd() internal {
+        checkThatEverythingHappened();
         world.everybodyLeaves();
         LedgerWorld.Line[] memory lines = checkLaws();
         for (uint256 i = 0; i < lines.length; ++i) {
@@ -165,7 +174,7 @@ contract Ledger_WithAVanishedCoordinator_Invariants is LedgerInvariants {
     }
 
     function afterInvariant() external {
-        assertTrue(LedgerVanished(address(world)).isGone(), "the coordinator did not vanish");
+        assertEq(LedgerVanished(address(world)).isGone(), world.total() >= WHOLE, "the coordinator did not vanish");
         LedgerVanished(address(world)).everybodyCashes();
         checkTheEnd();
     }

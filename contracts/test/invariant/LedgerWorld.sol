@@ -45,7 +45,7 @@ abstract contract LedgerWorld is LedgerTest {
     mapping(uint64 epoch => bytes32) public closedRoots;
 
     mapping(string action => uint256) public calls;
-    uint256 internal total;
+    uint256 public total;
 
     constructor() {
         setUp();
