@@ -83,6 +83,8 @@ def _settings(local: bool, **given: Any) -> Settings:
             "settle_poll_seconds": 1.0,
             "signup_credit_usd": "1.00",
             "confirmations": 1,
+            "address_requests_per_minute": 0,
+            "sign_ups_per_hour": 0,
         }
         chosen = {name: value for name, value in fast.items() if not _is_set(name)} | chosen
     return Settings(**chosen)

@@ -1,4 +1,4 @@
-"""The main job: two streamed answers, an epoch, a claim; and every figure recomputed from what can be proved."""
+"""The main job: two streamed answers, an epoch, a claim; every figure recomputed from what can be proved."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from openai import OpenAI
 from rich.console import Console
 
 from scripts.demo_market.chainside import OnChain, look, transaction
-from scripts.demo_market.market import Market
+from scripts.demo_market.market import Market, provider_options
 from scripts.demo_market.processes import Processes, command
 from tallystick.client import Client
 from tallystick.commands.credentials import load_wallet
@@ -69,7 +69,7 @@ def do_the_job(market: Market, processes: Processes, console: Console) -> Result
     credited = look(market, operators)
     with console.status("The providers claim what they earned …"):
         claims = [
-            command(["provider", "claim", "--home", provider["home"], "--yes"], market.environment())
+            command(["provider", "claim", "--yes", *provider_options(provider)])
             for provider in market.providers
             if credited[provider["operator"]].earned - credited[provider["operator"]].claimed >= 1000
         ]

@@ -3,6 +3,7 @@
 import argparse
 import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ def start_coordinator(
     ready.unlink(missing_ok=True)
     processes.start(
         "coordinator",
-        ["up", "--local", "--data-dir", str(directory / "coordinator"), "--port", str(port)]
-        + ["--rpc-port", str(rpc_port), "--epoch-seconds", str(options.epoch_seconds)]
-        + ["--maturity-seconds", "5", "--json", str(ready)],
+        [
+            *("up", "--local", "--data-dir", str(directory / "coordinator"), "--json", str(ready)),
+            *("--port", str(port), "--rpc-port", str(rpc_port)),
+            *("--epoch-seconds", str(options.epoch_seconds), "--maturity-seconds", "5"),
+        ],
     )
     with console.status("Chain, contracts, coordinator …"):
         processes.wait_for("the coordinator's start", lambda: ready.exists() or None)
@@ -87,31 +90,54 @@ def start_providers(
     console: Console,
 ) -> list[dict[str, str]]:
     """Set up, stake and start the provider agents; return their addresses and homes."""
-    providers = []
     secret = directory / "providers.passphrase"
     if not secret.exists():
         secret.touch(mode=0o600)
         secret.write_text(secrets.token_urlsafe(16))
-    for number in range(1, options.providers + 1):
-        home = directory / f"provider-{number}"
-        common = ["--home", str(home), "--passphrase-file", str(secret)]
-        with console.status(f"Provider {number}: keys, stake, model …"):
-            if not home.exists():
-                init_provider(common, ready, options, number)
-            told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
-        processes.start(f"provider-{number}", ["provider", "run", *common])
-        providers.append({"operator": told["operator"], "node": told["node"], "home": str(home)})
+
+    def start(number: int) -> dict[str, str]:
+        return start_provider(processes, options, directory, ready, number)
+
+    with console.status("Providers: keys, stake, model (the first time it is converted and cached) …"):
+        # The first one fills the model's cache; the others find it there.
+        providers = [start(1)]
+        with ThreadPoolExecutor() as pool:
+            providers += pool.map(start, range(2, options.providers + 1))
+    for number, provider in enumerate(providers, 1):
         console.print(
-            f"[green]✓[/green] provider {number}: operator {told['operator']} staked ${PROVIDER_STAKE}"
+            f"[green]✓[/green] provider {number}: operator {provider['operator']} staked ${PROVIDER_STAKE}"
         )
     return providers
+
+
+def start_provider(
+    processes: Processes, options: argparse.Namespace, directory: Path, ready: dict[str, Any], number: int
+) -> dict[str, str]:
+    """Set up, stake and start one provider agent; return its addresses, home and passphrase file."""
+    provider = {
+        "home": str(directory / f"provider-{number}"),
+        "passphrase_file": str(directory / "providers.passphrase"),
+    }
+    common = provider_options(provider)
+    if not Path(provider["home"]).exists():
+        init_provider(common, ready, options, number)
+    told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
+    processes.start(f"provider-{number}", ["provider", "run", *common])
+    return provider | {"operator": told["operator"], "node": told["node"]}
+
+
+def provider_options(provider: dict[str, str]) -> list[str]:
+    """Return the options with which `tallystick provider …` acts for one of the demo's providers."""
+    return ["--home", provider["home"], "--passphrase-file", provider["passphrase_file"]]
 
 
 def init_provider(common: list[str], ready: dict[str, Any], options: argparse.Namespace, number: int) -> None:
     """Make one provider's keys and give its operator test money."""
     told = command(
-        ["provider", "init", *common, "--coordinator", ready["base_url"], "--engine", "transformers"]
-        + ["--model", options.model, "--threads", "1", "--slots", "4", "--region", f"local-{number}"]
+        [
+            *("provider", "init", *common, "--coordinator", ready["base_url"], "--engine", "transformers"),
+            *("--model", options.model, "--threads", "1", "--slots", "4", "--region", f"local-{number}"),
+        ]
     )
     command(
         ["account", "faucet", "--address", told["operator"], "--amount", PROVIDER_STAKE],
@@ -123,7 +149,7 @@ def wait_for_model(processes: Processes, base_url: str, nodes: int, console: Con
     """Return the id of the model once all nodes serve it."""
 
     def served() -> str | None:
-        listed = httpx.get(f"{base_url}/nodes").json()["data"]
+        listed = httpx.get(f"{base_url}/nodes").raise_for_status().json()["data"]
         live = [node for node in listed if node["models"]]
         return str(live[0]["models"][0]["name"]) if len(live) >= nodes else None
 

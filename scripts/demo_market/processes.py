@@ -67,7 +67,7 @@ class Processes:
             self.check()
             if (found := ready()) is not None:
                 return found
-            time.sleep(0.2)
+            time.sleep(0.5)
         raise DemoFailed(f"{what} did not happen within {seconds:.0f} s; the logs are in {self.directory}")
 
     def stop(self) -> None:

@@ -39,8 +39,8 @@ The market stays up until you press Ctrl-C.
 Three things to try, in another terminal:
   1. Ask:     curl {market.base_url}/chat/completions -H 'Authorization: Bearer {market.api_key}' \\
                 -d '{{"model": "{market.model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
-  2. Verify:  TALLYSTICK_HOME={market.consumer_home} TALLYSTICK_URL={market.base_url} .venv/bin/tallystick account receipts
-              … then: .venv/bin/tallystick receipt verify 0x…
+  2. Verify:  export TALLYSTICK_HOME={market.consumer_home} TALLYSTICK_URL={market.base_url}
+              .venv/bin/tallystick account receipts; .venv/bin/tallystick receipt verify 0x…
   3. Watch:   .venv/bin/tallystick provider logs --follow --home {first}
               … and end that provider in the middle of an answer: the answer goes on from another one.
 """,
