@@ -32,6 +32,8 @@ def log_to(path: Path) -> None:
     root = logging.getLogger()
     root.handlers = [file, terminal]
     root.setLevel(logging.INFO)
+    for noisy in ("web3", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
 
 
 def _formatter(renderer: Any) -> structlog.stdlib.ProcessorFormatter:

@@ -17,7 +17,7 @@ from tallystick.permits import sign_permit
 from tallystick.protocol.eip712 import Domain, node_consent_digest
 from tallystick.protocol.ids import Address, ModelId, to_address
 from tallystick.protocol.keys import SigningKey
-from tallystick.protocol.money import NanoUsd, TokenUnits, from_units, to_units_down
+from tallystick.protocol.money import NanoUsd, TokenUnits, format_usd, from_units, to_units_down
 
 PERMIT_SECONDS: Final = 1800
 STATUS: Final = {0: "unknown", 1: "active", 2: "removed", 3: "ended"}
@@ -153,7 +153,7 @@ class Operator:
             deadline=max(await self._now(), int(time.time())) + PERMIT_SECONDS,
         )
         call = self.stake.prepare("stakeWithPermit", units, permit.deadline, permit.v, permit.r, permit.s)
-        return Step("stake with a permit", call)
+        return Step(f"stake ${format_usd(amount)} (with a permit, no approve before)", call)
 
     async def _now(self) -> int:
         block = await self.connection.block()

@@ -2,14 +2,12 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import typer
-from rich.table import Table
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
 from provider.config import ProviderConfig, load_config
@@ -18,6 +16,7 @@ from provider.hardware import look
 from provider.keystore import KeyUnavailable, load_secret
 from provider.loading import make_engine
 from provider.wallet import NoChain, Operator, operator_of
+from tallystick.commands.checks import Check, document, table
 from tallystick.commands.console import AsJson, foreseen, show
 from tallystick.evm import EvmError, Wallet
 from tallystick.models.manifest import model_id
@@ -26,16 +25,6 @@ from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import format_usd
 
 app = typer.Typer()
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that was looked at; `advice` says what to do when it is not good."""
-
-    what: str
-    good: bool
-    found: str
-    advice: str = ""
 
 
 @app.command("doctor")
@@ -50,17 +39,16 @@ def doctor(
     Example: tallystick provider doctor
     """
     config = load_config(home)
-    findings = asyncio.run(_examine(home, config, passphrase(passphrase_file)))
-    well = all(finding.good for finding in findings)
-    show({"well": well, "findings": [asdict(finding) for finding in findings]}, as_json, _table)
-    if not well:
+    told = document(asyncio.run(_examine(home, config, passphrase(passphrase_file))))
+    show(told, as_json, table)
+    if not told["held"]:
         raise typer.Exit(1)
 
 
-async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Finding]:
+async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Check]:
     hardware = look()
     findings = [
-        Finding("hardware", True, hardware.line()),
+        Check("hardware", True, hardware.line()),
         await _look("coordinator", lambda: _coordinator(config), "check the address, and that it runs"),
     ]
     models: list[ModelId] = []
@@ -72,11 +60,11 @@ async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Findi
     return findings
 
 
-async def _look(what: str, find: Callable[[], Awaitable[str]], advice: str) -> Finding:
+async def _look(what: str, find: Callable[[], Awaitable[str]], advice: str) -> Check:
     try:
-        return Finding(what, True, await find())
+        return Check(what, True, await find())
     except (httpx.HTTPError, EngineError, KeyUnavailable, NoChain, EvmError, ValueError) as error:
-        return Finding(what, False, str(error), advice)
+        return Check(what, False, str(error), advice)
 
 
 async def _coordinator(config: ProviderConfig) -> str:
@@ -102,26 +90,26 @@ async def _model(terms: Any, models: list[ModelId]) -> str:
         await engine.close()
 
 
-async def _chain(home: Path, config: ProviderConfig, words: str, models: list[ModelId]) -> list[Finding]:
+async def _chain(home: Path, config: ProviderConfig, words: str, models: list[ModelId]) -> list[Check]:
     try:
         async with operator_of(config) as operator:
             standing = await operator.standing()
             return [
-                Finding("chain", True, f"chain {config.chain_id} at {config.rpc_url}"),
-                Finding(
+                Check("chain", True, f"chain {config.chain_id} at {config.rpc_url}"),
+                Check(
                     "gas money",
                     standing.gas_wei > 0,
                     f"{standing.gas_wei / 10**18:.6f} of the chain's coin",
                     f"send some to {config.operator}; on a local market: tallystick account faucet --address "
                     f"{config.operator}",
                 ),
-                Finding(
+                Check(
                     "stake",
                     standing.eligible,
                     f"${format_usd(standing.staked)} staked, the least is ${format_usd(standing.minimum)}",
                     "tallystick provider register --stake 100",
                 ),
-                Finding(
+                Check(
                     "node",
                     standing.node_status == "active" and standing.node_operator == config.operator,
                     f"{config.node} is {standing.node_status}",
@@ -134,9 +122,7 @@ async def _chain(home: Path, config: ProviderConfig, words: str, models: list[Mo
                 ),
             ]
     except (NoChain, EvmError) as error:
-        return [
-            Finding("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")
-        ]
+        return [Check("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")]
 
 
 async def _simulate(home: Path, operator: Operator, words: str, models: list[ModelId]) -> str:
@@ -150,12 +136,3 @@ async def _simulate(home: Path, operator: Operator, words: str, models: list[Mod
     cost = await Wallet(operator.connection, SigningKey(secret)).cost(steps[0].call)
     words_ = ", ".join(step.what for step in steps)
     return f"{words_}; the first was simulated and takes at most {cost.gas} gas"
-
-
-def _table(told: dict[str, Any]) -> Table:
-    table = Table("", "what", "found", "what to do")
-    for finding in told["findings"]:
-        good = finding["good"]
-        mark = "[green]✓[/green]" if good else "[red]✗[/red]"
-        table.add_row(mark, finding["what"], finding["found"], "" if good else finding["advice"])
-    return table

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.setup import confirm_and_send
+from provider.commands.sending import confirm_and_send
 from provider.config import ProviderConfig, load_config
 from provider.evidence import Evidence, Kept
 from provider.keystore import load_key

@@ -2,13 +2,15 @@
 
 import asyncio
 import contextlib
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.setup import confirm_and_send
+from provider.commands.sending import confirm, send
 from provider.config import load_config
 from provider.control import NotRunning, ask
 from provider.keystore import load_key
@@ -17,6 +19,8 @@ from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, 
 from tallystick.protocol.money import format_usd
 
 app = typer.Typer()
+DRAIN_SLACK_SECONDS = 15
+"""For handing over, and for the coordinator's last answers."""
 
 
 @app.command("exit")
@@ -48,9 +52,9 @@ def leave(
                     f"{_when(standing.leaves_at)}"
                 )
             key = load_key(home, "operator", passphrase(passphrase_file))
-            done = await confirm_and_send(operator, key, steps, yes)
-            with contextlib.suppress(NotRunning):  # an agent that does not run has nothing to drain
-                await ask(home, {"do": "drain"})
+            await confirm(operator, key, steps, yes)
+            await _drained(home, config.drain_seconds)
+            done = await send(operator, key, steps)
             after = await operator.standing()
             return {
                 "staked_usd": format_usd(after.staked),
@@ -60,6 +64,16 @@ def leave(
             }
 
     show(asyncio.run(act()), as_json, facts)
+
+
+async def _drained(home: Path, seconds: int) -> None:
+    """Let a running agent finish its jobs before the market stops knowing its node."""
+    until = time.monotonic() + seconds + DRAIN_SLACK_SECONDS
+    with contextlib.suppress(NotRunning):
+        await ask(home, {"do": "drain"})
+        while time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            await ask(home, {"do": "status"})
 
 
 def _when(seconds: int) -> str:

@@ -7,13 +7,13 @@ import httpx
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
+from provider.commands.sending import confirm_and_send
 from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
 from provider.engines.base import EngineError
 from provider.keystore import import_key, key_path, load_secret, make_key
 from provider.loading import make_engine
-from provider.wallet import Operator, Step, operator_of, sent
-from tallystick.commands.console import AsJson, CommandFailed, console, facts, foreseen, show
-from tallystick.evm import Wallet
+from provider.wallet import Operator, operator_of
+from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
 from tallystick.models.manifest import model_id
 from tallystick.protocol.ids import ModelId, to_address, to_bytes32, to_hex
 from tallystick.protocol.keys import SigningKey
@@ -137,24 +137,6 @@ def register(
             }
 
     show(asyncio.run(act()), as_json, facts)
-
-
-async def confirm_and_send(
-    operator: Operator, key: SigningKey, steps: list[Step], yes: bool
-) -> list[dict[str, Any]]:
-    """Say what will be sent and what the first step costs, ask, and send the steps one by one."""
-    if not steps:
-        return []
-    wallet = Wallet(operator.connection, key)
-    # Later steps may depend on earlier ones, so only the first can be simulated before anything is sent; each
-    # of the others is simulated right before its own turn.
-    cost = await wallet.cost(steps[0].call)
-    if not yes:
-        for step in steps:
-            console.print(f"  • {step.what}")
-        console.print(f"Gas for the first: at most {cost.wei / 10**18:.6f} ETH.")
-        typer.confirm(f"Send {len(steps)} transaction(s)?", abort=True)
-    return [sent(step, await wallet.send(step.call)) for step in steps]
 
 
 async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoUsd) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 P = ParamSpec("P")
@@ -34,10 +35,25 @@ def facts(pairs: dict[str, Any]) -> Table:
     """Return a two-column table of names and values."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, str(value))
+        table.add_row(name.replace("_", " "), escape(_words(value)))
     return table
+
+
+def _words(value: Any) -> str:
+    """Return a value in words: a list has a line for each item, a missing value a dash."""
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case list() | tuple():
+            return "\n".join(_words(one) for one in value) or "–"
+        case dict():
+            return ", ".join(f"{name.replace('_', ' ')} {_words(one)}" for name, one in value.items())
+        case _:
+            return str(value)
 
 
 def foreseen(*kinds: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -51,7 +67,7 @@ def foreseen(*kinds: type[Exception]) -> Callable[[Callable[P, T]], Callable[P, 
             try:
                 return command(*args, **kwargs)
             except expected as error:
-                errors.print(f"[red]Error:[/red] {error}", markup=True)
+                errors.print(f"[red]Error:[/red] {escape(str(error) or type(error).__name__)}")
                 raise typer.Exit(1) from error
 
         return run

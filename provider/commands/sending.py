@@ -1,0 +1,42 @@
+"""Nothing is sent that was not said first: what each transaction does, and what it costs."""
+
+from typing import Any
+
+import typer
+
+from provider.wallet import Operator, Step, sent
+from tallystick.commands.console import console
+from tallystick.evm import Wallet
+from tallystick.protocol.keys import SigningKey
+
+
+async def confirm(operator: Operator, key: SigningKey, steps: list[Step], yes: bool) -> None:
+    """Simulate, say what will be sent and what it costs, and ask; with `yes` only simulate.
+
+    Raises Reverted if the first step would fail, Abort if the answer is no.
+    """
+    # Later steps may depend on earlier ones, so only the first can be simulated before anything is sent;
+    # each of the others is simulated right before its own turn.
+    cost = await Wallet(operator.connection, key).cost(steps[0].call)
+    if yes:
+        return
+    for step in steps:
+        console.print(f"  • {step.what}", markup=False)
+    console.print(f"Gas for the first: at most {cost.wei / 10**18:.6f} of the chain's coin ({cost.gas} gas).")
+    typer.confirm(f"Send {len(steps)} transaction(s)?", abort=True)
+
+
+async def send(operator: Operator, key: SigningKey, steps: list[Step]) -> list[dict[str, Any]]:
+    """Send the steps one by one; return what came of them. Raises EvmError; those before it stand."""
+    wallet = Wallet(operator.connection, key)
+    return [sent(step, await wallet.send(step.call)) for step in steps]
+
+
+async def confirm_and_send(
+    operator: Operator, key: SigningKey, steps: list[Step], yes: bool
+) -> list[dict[str, Any]]:
+    """Confirm and send; no steps are no transactions."""
+    if not steps:
+        return []
+    await confirm(operator, key, steps, yes)
+    return await send(operator, key, steps)
