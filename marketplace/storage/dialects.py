@@ -18,4 +18,5 @@ def upsert(session: Session, table: Table) -> Any:
 
 def insert_or_ignore(session: Session, table: Table) -> Any:
     """Return an insert that does nothing where a row with the same key is there already."""
-    return upsert(session, table).on_conflict_do_nothing()
+    # Without this PostgreSQL's insert, which returns the key, does not tell whether it did anything.
+    return upsert(session, table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)

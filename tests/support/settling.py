@@ -174,9 +174,10 @@ async def town(
     row_threshold: int = USD,
     longest_wait_epochs: int = 3,
     rows_per_chunk: int = 100,
+    books_url: str = "",
 ) -> AsyncIterator[Town]:
     """Give a town on a chain of the given kind, its books empty but for the treasury."""
-    database = await Database.open(f"sqlite+pysqlite:///{folder}/books.sqlite")
+    database = await Database.open(books_url or f"sqlite+pysqlite:///{folder}/books.sqlite")
     async with chain_driver(kind, treasury=treasury, bond=bond) as driver:
         clock = ManualClock((await driver.chain.head()).timestamp * 1000)
         terms = SettlementTerms(
