@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, or_, select, union_all, update
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
@@ -94,8 +94,10 @@ def change_epoch(session: Session, number: int, **values: object) -> bool:
 def unassigned_receipts(session: Session) -> Sequence[bytes]:
     """Return the ids of matured receipts that are in no epoch that was put together, in order."""
     last = select(func.coalesce(func.max(P.c.number), -1)).scalar_subquery()
-    is_free = or_(R.c.epoch.is_(None), R.c.epoch > last)
-    return session.scalars(select(R.c.id).where(R.c.matured.is_(True), is_free).order_by(R.c.id)).all()
+    # Two questions, each with an index of its own: joined by OR, SQLite would read every receipt there is.
+    never = select(R.c.id).where(R.c.matured.is_(True), R.c.epoch.is_(None))
+    not_yet = select(R.c.id).where(R.c.matured.is_(True), R.c.epoch.is_not(None), R.c.epoch > last)
+    return sorted(session.scalars(union_all(never, not_yet)).all())
 
 
 def assign_receipts(session: Session, number: int, first_leaf: int, ids: Sequence[bytes]) -> None:
