@@ -90,9 +90,8 @@ def a_hub(
 
 
 @contextlib.asynccontextmanager
-async def served(serve: Callable[[WebSocket], Awaitable[None]]) -> AsyncIterator[str]:
-    """Serve nodes on a free loopback port; yields the websocket's URL."""
-    app = Starlette(routes=[WebSocketRoute("/v1/nodes/connect", serve)])
+async def listening(app: Starlette) -> AsyncIterator[str]:
+    """Serve an application on a free loopback port; yields its `http://` address."""
     config = uvicorn.Config(app, lifespan="off", log_level="error", ws="websockets-sansio", ws_max_size=2**23)
     server = uvicorn.Server(config)
     listener = socket.socket()
@@ -102,11 +101,19 @@ async def served(serve: Callable[[WebSocket], Awaitable[None]]) -> AsyncIterator
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.005)
     try:
-        yield f"ws://127.0.0.1:{port}/v1/nodes/connect"
+        yield f"http://127.0.0.1:{port}"
     finally:
         server.should_exit = True
         server.force_exit = True
         await running
+
+
+@contextlib.asynccontextmanager
+async def served(serve: Callable[[WebSocket], Awaitable[None]]) -> AsyncIterator[str]:
+    """Serve nodes on a free loopback port; yields the websocket's URL."""
+    app = Starlette(routes=[WebSocketRoute("/v1/nodes/connect", serve)])
+    async with listening(app) as url:
+        yield f"{url.replace('http', 'ws', 1)}/v1/nodes/connect"
 
 
 @contextlib.asynccontextmanager
