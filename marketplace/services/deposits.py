@@ -106,6 +106,8 @@ class ChainWatcher:
     async def _check_requests(self, head: ChainBlock) -> None:
         """Correct requests that the chain does not have (any more), as after a reorganisation."""
         leaving = await self._database.read(queries.leaving)
+        if not leaving:
+            return
         exits = {address: await self._chain.exit_of(Address(address)) for address in leaving}
         # An exit that was paid in a newer block is gone before its withdrawal was read: look again next time.
         if await self._chain.head() != head:

@@ -11,6 +11,7 @@ from marketplace.domain.accounts import AccountKind
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services import ledger
 from marketplace.services.audit_books import audit_books
+from marketplace.services.audit_chain import audit_chain
 from marketplace.services.deposits import ChainWatcher
 from marketplace.services.settlement import EpochFiles, Settlement, SettlementTerms
 from marketplace.services.transactions import Transactions
@@ -162,6 +163,8 @@ class Town:
         """The books add up, and say of settled amounts what the chain says."""
         report = await self.database.read(audit_books)
         assert report.findings == ()
+        await self.confirm()
+        assert list(await audit_chain(self.database, self.driver.chain)) == []
 
 
 @asynccontextmanager

@@ -11,11 +11,13 @@ import pytest
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.services import ledger
 from marketplace.services.alarms import ALARMS
+from marketplace.services.audit_chain import audit_chain
 from marketplace.services.settlement import EpochProofs
 from marketplace.services.settlement.files import read_file
 from marketplace.storage.queries import settlement as queries
 from tallystick.protocol.epochfile import decode_epoch
 from tallystick.protocol.merkle import receipt_tree, verify
+from tallystick.protocol.money import NanoUsd
 from tests.support.anvil import LONG_TERMS, OWNER, USD
 from tests.support.chains import address, consent
 from tests.support.settling import Town, town
@@ -450,3 +452,13 @@ async def test_a_chunk_that_fails_where_it_is_mined_is_made_anew_without_the_row
         assert (await town.on_chain(ALICE)).spent == 2 * USD
         assert (await town.on_chain(BOB)).spent == 0
         assert [row.address for row in await town.rows(epoch) if row.set_aside] == [address(BOB)]
+
+
+async def test_books_that_say_other_than_the_chain_are_found(small_town: Town) -> None:
+    town = small_town
+    alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)
+    await town.database.write(
+        lambda session: ledger.credit_deposit(session, address(ALICE), NanoUsd(7), "nowhere", 0)
+    )
+    findings = await audit_chain(town.database, town.driver.chain)
+    assert [(one.subject, one.expected, one.found) for one in findings] == [(alice, 10 * USD + 7, 10 * USD)]
