@@ -3,7 +3,7 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tallystick.models.tokenizer import (
@@ -70,7 +70,8 @@ def test_a_resumed_stream_goes_on_where_the_resumed_ids_ended(
 
 @settings(max_examples=300, deadline=None)
 @given(text=st.text(max_size=40))
-def test_byte_tokenizers_give_any_text_back(text: str) -> None:
+def test_byte_tokenizers_give_any_text_back_but_special_tokens(text: str) -> None:
+    assume("<|end|>" not in text)
     for kind in ("bytes", "byte-level"):
         assert TOKENIZERS[kind].decode(TOKENIZERS[kind].encode(text)) == text
 
