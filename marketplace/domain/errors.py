@@ -120,8 +120,9 @@ class ConsentNeeded(PaymentRequired):
 
     def __init__(self, *, needed: NanoUsd, authorized: NanoUsd, spent: NanoUsd) -> None:
         super().__init__(
-            f"This account has spent ${format_usd(spent)} and authorized ${format_usd(authorized)}; this request can "
-            f"cost ${format_usd(needed)} more. Sign a consent (the Tallystick SDK does it as it goes) or authorize more."
+            f"This account has spent ${format_usd(spent)} and authorized ${format_usd(authorized)}; this "
+            f"request can cost ${format_usd(needed)} more. Sign a consent (the Tallystick SDK does it as it "
+            "goes) or authorize more."
         )
         self.needed = needed
         self.authorized = authorized

@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def wait_for_interrupt(processes: Processes) -> None:
-    """Return at Ctrl-C or when this process is told to end. Raises DemoFailed if a part of the market ends."""
+    """Return at Ctrl-C or when told to end. Raises DemoFailed if a part of the market ends by itself."""
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             processes.check()
