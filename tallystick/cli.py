@@ -77,7 +77,10 @@ def root() -> None:
 
 @app.command()
 def version() -> None:
-    """Print the version of this installation."""
+    """Print the version of this installation.
+
+    Example: tallystick version
+    """
     typer.echo(installed_version("tallystick"))
 
 

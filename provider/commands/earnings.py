@@ -29,7 +29,10 @@ def earnings(
     jobs: Annotated[int, typer.Option(help="How many of the latest jobs to list.")] = 10,
     as_json: AsJson = False,
 ) -> None:
-    """Show what was earned per job and per epoch, what is claimable now, and what will be, when."""
+    """Show what was earned per job and per epoch, what is claimable now, and what will be, when.
+
+    Example: tallystick provider earnings --jobs 20
+    """
     config = load_config(home)
     show(asyncio.run(_earnings(home, config, jobs)), as_json, _render)
 

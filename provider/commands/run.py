@@ -135,7 +135,10 @@ def _drain_on_signals(agent: Agent) -> None:
 @app.command("status")
 @foreseen(*FORESEEN)
 def status(home: Home = HOME_DEFAULT, as_json: AsJson = False) -> None:
-    """Show whether the agent runs, is connected, and what it serves at which price."""
+    """Show whether the agent runs, is connected, and what it serves at which price.
+
+    Example: tallystick provider status
+    """
     config = load_config(home)
     try:
         told = asyncio.run(ask(home, {"do": "status"}))

@@ -57,6 +57,15 @@ def init(
     """
     if (home / FILE_NAME).exists():
         raise CommandFailed(f"{home / FILE_NAME} exists already; use another --home, or edit it")
+    terms = ModelConfig(
+        engine=engine,
+        model=model,
+        input_price=input_price,
+        output_price=output_price,
+        slots=slots,
+        options=_options(engine, dtype=dtype, device=device, threads=threads, url=url),
+    )
+    terms.prices()
     market = _market(coordinator)
     words = passphrase(passphrase_file, confirm=True)
     operator = (
@@ -64,11 +73,6 @@ def init(
         if operator_key
         else make_key(home, "operator", words)
     )
-    options: dict[str, Any] = {}
-    if engine == "transformers":
-        options = {"dtype": dtype, "device": device} | ({"threads": threads} if threads else {})
-    if engine == "openai":
-        options = {"url": url}
     config = ProviderConfig(
         coordinator=coordinator,
         chain_id=int(market["chain_id"]),
@@ -79,18 +83,8 @@ def init(
         node=make_key(home, "node", words),
         rpc_url=rpc_url or market.get("rpc_url") or "",
         region=region,
-        models=[
-            ModelConfig(
-                engine=engine,
-                model=model,
-                input_price=input_price,
-                output_price=output_price,
-                slots=slots,
-                options=options,
-            )
-        ],
+        models=[terms],
     )
-    config.models[0].prices()
     save_config(home, config)
     told = {
         "operator": config.operator,
@@ -100,6 +94,16 @@ def init(
         "next": f"tallystick provider doctor --home {home}",
     }
     show(told, as_json, facts)
+
+
+def _options(engine: str, *, dtype: str, device: str, threads: int | None, url: str) -> dict[str, Any]:
+    match engine:
+        case "transformers":
+            return {"dtype": dtype, "device": device} | ({"threads": threads} if threads else {})
+        case "openai":
+            return {"url": url}
+        case _:
+            return {}
 
 
 @app.command("register")

@@ -23,7 +23,6 @@ class Api:
 
     def __init__(self, credentials: Credentials | None = None) -> None:
         self.credentials = credentials or load_credentials()
-        self._http = httpx.Client(base_url=self.credentials.base_url, timeout=30.0)
 
     def call(
         self, method: str, path: str, body: Any = None, *, token: str | None = None, **query: Any
@@ -34,28 +33,27 @@ class Api:
         """
         secret = token or self.credentials.api_key or self.credentials.session
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        try:
-            given = self._http.request(method, path.lstrip("/"), json=body, params=query, headers=headers)
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        given = self._send(method, path, json=body, params=query, headers=headers)
         answer = _json(given)
         raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)
         return answer
 
     def download(self, path: str) -> bytes:
         """Return the bytes at `path`. Raises TallystickError, CommandFailed if it cannot be reached."""
-        try:
-            given = self._http.get(path.lstrip("/"), headers={"Accept": "application/octet-stream"})
-        except httpx.HTTPError as error:
-            raise self._unreachable(error) from error
+        given = self._send("GET", path, headers={"Accept": "application/octet-stream"})
         if given.status_code != 200:
             raise_for_status(given.status_code, dict(given.headers), _json(given))
         return given.content
 
-    def _unreachable(self, error: Exception) -> CommandFailed:
-        return CommandFailed(
-            f"{self.credentials.base_url} cannot be reached ({error}); set TALLYSTICK_URL if it is elsewhere"
-        )
+    def _send(self, method: str, path: str, **given: Any) -> httpx.Response:
+        try:
+            with httpx.Client(base_url=self.credentials.base_url, timeout=30.0) as http:
+                return http.request(method, path.lstrip("/"), **given)
+        except httpx.HTTPError as error:
+            raise CommandFailed(
+                f"{self.credentials.base_url} cannot be reached ({error}); "
+                "set TALLYSTICK_URL if it is elsewhere"
+            ) from error
 
     def market(self) -> "MarketInfo":
         """Return which chain and contracts the market is on."""

@@ -17,7 +17,10 @@ KeyId = Annotated[str, typer.Argument(help="The key's id, as `account keys` list
 @app.command("keys")
 @foreseen(TallystickError)
 def list_keys(as_json: AsJson = False) -> None:
-    """List the API keys: prefix, name, cap and what was spent with each."""
+    """List the API keys: prefix, name, cap and what was spent with each.
+
+    Example: tallystick account keys
+    """
     show(Api().call("GET", "/keys"), as_json, _table)
 
 
@@ -44,7 +47,10 @@ def create_key(
 @app.command("rename-key")
 @foreseen(TallystickError)
 def rename_key(key_id: KeyId, name: Annotated[str, typer.Argument()], as_json: AsJson = False) -> None:
-    """Rename an API key."""
+    """Rename an API key.
+
+    Example: tallystick account rename-key KEY_ID nightly
+    """
     show(Api().call("PATCH", f"/keys/{key_id}", {"name": name}), as_json, facts)
 
 
@@ -55,7 +61,10 @@ def cap_key(
     cap: Annotated[str, typer.Argument(help="Dollars, or `none`.")],
     as_json: AsJson = False,
 ) -> None:
-    """Change the most that may be spent with an API key."""
+    """Change the most that may be spent with an API key.
+
+    Example: tallystick account cap-key KEY_ID 2.50
+    """
     body = {"cap_usd": None if cap == "none" else cap}
     show(Api().call("PATCH", f"/keys/{key_id}", body), as_json, facts)
 
@@ -63,7 +72,10 @@ def cap_key(
 @app.command("revoke-key")
 @foreseen(TallystickError)
 def revoke_key(key_id: KeyId, as_json: AsJson = False) -> None:
-    """Revoke an API key; it stops working at once."""
+    """Revoke an API key; it stops working at once.
+
+    Example: tallystick account revoke-key KEY_ID
+    """
     show(Api().call("DELETE", f"/keys/{key_id}"), as_json, facts)
 
 

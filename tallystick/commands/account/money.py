@@ -32,7 +32,10 @@ Amount = Annotated[str, typer.Argument(help="Dollars, like 5 or 0.25.")]
 @app.command("balance")
 @foreseen(TallystickError)
 def balance(as_json: AsJson = False) -> None:
-    """Show what is deposited, spent, held and available, and what releases the rest, and when."""
+    """Show what is deposited, spent, held and available, and what releases the rest, and when.
+
+    Example: tallystick account balance
+    """
     show(Api().call("GET", "/balance"), as_json, _balance)
 
 
@@ -136,6 +139,8 @@ def consent(passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> 
     """Check every receipt of this account and sign a consent to exactly what they add up to.
 
     The SDK does this as it goes; this is for answers that other clients asked for.
+
+    Example: tallystick account consent
     """
     api = Api()
     market = api.market()
@@ -159,7 +164,10 @@ def consent(passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> 
 @app.command("receipts")
 @foreseen(TallystickError)
 def receipts(limit: Annotated[int, typer.Option(help="How many.")] = 20, as_json: AsJson = False) -> None:
-    """List this account's receipts: tokens, charge, node, and whether they are settled."""
+    """List this account's receipts: tokens, charge, node, and whether they are settled.
+
+    Example: tallystick account receipts --limit 5
+    """
     show(Api().call("GET", "/receipts", limit=limit), as_json, _receipts)
 
 
@@ -170,7 +178,10 @@ def faucet(
     amount: Annotated[str, typer.Option(help="Test dollars.")] = "100",
     as_json: AsJson = False,
 ) -> None:
-    """Get test dollars and gas money. Works on a local chain only."""
+    """Get test dollars and gas money. Works on a local chain only.
+
+    Example: tallystick account faucet --amount 20
+    """
     to = to_address(address) if address else _own_address()
     market = Api().market()
     if not market.is_local:

@@ -54,7 +54,10 @@ def sign_up(
 def verify(
     token: Annotated[str, typer.Argument(help="The token of the mailed link.")], as_json: AsJson = False
 ) -> None:
-    """Confirm an email address with the token that was mailed to it; gives the first API key."""
+    """Confirm an email address with the token that was mailed to it; gives the first API key.
+
+    Example: tallystick account verify TOKEN
+    """
     api = Api()
     told = api.call("POST", "/accounts/verify", {"token": token})
     if told.get("api_key"):
@@ -85,7 +88,10 @@ def create_wallet(
 @app.command("wallet")
 @foreseen()
 def wallet(as_json: AsJson = False) -> None:
-    """Show the wallet's address (no passphrase needed)."""
+    """Show the wallet's address (no passphrase needed).
+
+    Example: tallystick account wallet
+    """
     path = home() / "wallet.json"
     stored = json.loads(path.read_text()) if path.exists() else {}
     address = to_address("0x" + stored["address"].removeprefix("0x")) if stored else None

@@ -45,7 +45,10 @@ def request_withdrawal(
 @app.command("withdraw")
 @foreseen(TallystickError, EvmError, ValueError)
 def withdraw(yes: Yes = False, passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
-    """Withdraw what was requested, once its thaw is over: the smaller of the request and the balance."""
+    """Withdraw what was requested, once its thaw is over: the smaller of the request and the balance.
+
+    Example: tallystick account withdraw
+    """
     secret = load_wallet(passphrase(passphrase_file))
 
     async def act(chain: OnChain, wallet: Wallet, market: MarketInfo) -> dict[str, Any]:
