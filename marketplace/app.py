@@ -38,11 +38,12 @@ from marketplace.services.accounts import AccountRules, Accounts
 from marketplace.services.acknowledgements import BondWatch, Cheques
 from marketplace.services.backoffice import BackOffice, Pace
 from marketplace.services.balances import Balances
-from marketplace.services.catalog import Catalog
+from marketplace.services.catalog import Catalog, read_catalog_file
 from marketplace.services.choosing import Chooser
 from marketplace.services.consents import Consents
 from marketplace.services.deposits import ChainWatcher
 from marketplace.services.dispatch import Desk, DispatchRules
+from marketplace.services.goodwill import Goodwill
 from marketplace.services.keys import KeyRing
 from marketplace.services.late import LateBook
 from marketplace.services.leases import WorkLease
@@ -65,6 +66,7 @@ from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHu
 from tallystick.deployment import Deployment
 from tallystick.evm import Connection
 from tallystick.evm.connection import connected
+from tallystick.protocol.ids import ModelId
 from tallystick.protocol.keys import SigningKey
 
 STALE_HEAD_SECONDS = 60
@@ -192,7 +194,14 @@ class Coordinator:
         )
         till = Till(self.database, HoldTerms(settings.unsigned_allowance))
         taker = Taker(place.ledger_domain, self.side.key, settings.maturity_lag_ms, self.terms.promised_epoch)
-        late = LateBook(till, taker, self.clock, block_number=self.height.number, tell=self.hub.tell)
+        late = LateBook(
+            till,
+            taker,
+            self.clock,
+            block_number=self.height.number,
+            tell=self.hub.tell,
+            goodwill=Goodwill(self.clock, settings.goodwill_daily),
+        )
         self.nodes.attach(self.hub, late)
         rules = DispatchRules(
             max_attempts=settings.max_attempts,
@@ -200,6 +209,8 @@ class Coordinator:
             stall=settings.stall_seconds,
             hold_expiry=settings.hold_expiry_seconds,
             queue=settings.queue_seconds,
+            failover=settings.failover_seconds,
+            cancel=settings.cancel_seconds,
         )
         chooser = Chooser(self.hub, self.slots, self.history, self.clock)
         desk = Desk(self.hub, chooser, till, taker, late, self.history, self.clock, self.height.number, rules)
@@ -342,9 +353,22 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
         database = await Database.open(settings.books_url)
         stack.push_async_callback(database.close)
         catalog = await Catalog.open(
-            database, settings.data_dir / "blobs", SystemClock(), aliases=settings.aliases
+            database,
+            settings.data_dir / "blobs",
+            SystemClock(),
+            aliases=settings.aliases,
+            only=admitted_models(settings),
         )
         yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
+
+
+def admitted_models(settings: Settings) -> frozenset[ModelId] | None:
+    """Return the models that may be offered, None for any. Raises ValueError for a bad catalog file."""
+    if settings.open_catalog:
+        return None
+    if settings.catalog_file is None:
+        raise ValueError("a closed catalog needs TALLYSTICK_CATALOG_FILE; `tallystick models add` writes it")
+    return read_catalog_file(settings.catalog_file)
 
 
 def read_key(settings: Settings) -> SigningKey:

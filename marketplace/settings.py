@@ -118,6 +118,15 @@ class Settings(BaseSettings):
     )
     stall_seconds: float = Field(15.0, gt=0, description="A node without a next token by then is given up.")
     queue_seconds: float = Field(10.0, ge=0, description="How long a job waits for a free slot.")
+    failover_seconds: float = Field(
+        5.0, ge=0, description="How long a job that lost its node waits for another one."
+    )
+    cancel_seconds: float = Field(
+        10.0, gt=0, description="How long a cancelled node may take to sign for what it made."
+    )
+    goodwill_daily_usd: Usd = Field(
+        "1.00", description="What the treasury pays an operator for parts of unfinished answers, in a day."
+    )
 
     # Limits; 0: none
     key_requests_per_minute: int = Field(600, ge=0, description="Requests a minute with one key.")
@@ -173,6 +182,11 @@ class Settings(BaseSettings):
     def signup_credit(self) -> NanoUsd:
         """In nano-dollars."""
         return parse_usd(self.signup_credit_usd)
+
+    @cached_property
+    def goodwill_daily(self) -> NanoUsd:
+        """In nano-dollars."""
+        return parse_usd(self.goodwill_daily_usd)
 
     @cached_property
     def row_threshold(self) -> NanoUsd:

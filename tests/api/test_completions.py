@@ -1,0 +1,64 @@
+"""Text completions through the official Python client."""
+
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.support.acting import LIKELY
+from tests.support.servers import Server
+
+
+def test_a_text_is_continued_as_it_stands(client: OpenAI, server: Server) -> None:
+    answer = client.completions.create(model="echo", prompt="hello")
+    assert answer.object == "text_completion"
+    assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("hello", "stop")
+    assert server.acts.last().prompt_text == "hello"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (5, 6)
+    assert answer.to_dict()["tallystick"]["charge_nano_usd"] == str(11 * 300)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("prompt", [["hello"], list(b"hello"), [list(b"hello")]])
+def test_a_prompt_may_be_a_list_of_one_or_token_ids(
+    client: OpenAI, server: Server, prompt: list[str] | list[int] | list[list[int]]
+) -> None:
+    answer = client.completions.create(model="echo", prompt=prompt)
+    assert answer.choices[0].text == "hello"
+    assert server.acts.last().prompt_ids == tuple(b"hello")
+
+
+@pytest.mark.parametrize("prompt", [["one", "two"], [], [999_999], [[1], [2]], [-1], [True]])
+def test_several_prompts_or_ids_of_another_model_are_refused(client: OpenAI, prompt: list[object]) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="echo", prompt=prompt)  # type: ignore[arg-type]
+    assert refused.value.param == "prompt"
+
+
+def test_a_streamed_text_is_the_whole_text_in_pieces(client: OpenAI) -> None:
+    stream = client.completions.create(
+        model="echo", prompt="a longer text", stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert "".join(one.choices[0].text for one in chunks if one.choices) == "a longer text"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage is not None
+    assert [one.usage for one in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+def test_likelihoods_come_as_parallel_lists(client: OpenAI) -> None:
+    answer = client.completions.create(model="echo", prompt=LIKELY, logprobs=2)
+    shown = answer.choices[0].logprobs
+    assert shown is not None
+    assert (shown.tokens, shown.text_offset) == (["a", "b", "c"], [0, 1, 2])
+    assert shown.token_logprobs == [-0.5] * 3
+    assert shown.top_logprobs is not None
+    assert shown.top_logprobs[0] == {"a": -0.5, "b": -1.5}
+
+
+@pytest.mark.parametrize("field", ["echo", "suffix", "best_of"])
+def test_what_only_the_old_interface_had_is_refused(client: OpenAI, field: str) -> None:
+    values = {"echo": True, "suffix": "end", "best_of": 3}
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="echo", prompt="hello", **{field: values[field]})  # type: ignore[arg-type]
+    assert refused.value.param == field
