@@ -108,8 +108,12 @@ class Agent:
             await self._pause(_wait_after(failures))
 
     def drain(self) -> None:
-        """Take no new jobs and leave when the running ones have ended, or been handed over after a while."""
+        """Take no new jobs and leave when the running ones have ended, or been handed over after a while.
+
+        Asked a second time, hand them over now.
+        """
         if self.draining:
+            self.jobs.hand_over()
             return
         log.info("draining", running=len(self.jobs))
         self._leave.set()

@@ -61,11 +61,15 @@ class RunningJobs:
         tasks = [task for _, task in self._jobs.values()]
         if tasks:
             await asyncio.wait(tasks, timeout=seconds)
-        for job, _ in list(self._jobs.values()):
-            log.info("handing_over", job=job.job.job_id.hex())
-            job.stop(Finish.HANDED_OVER)
+        self.hand_over()
         if left := [task for _, task in self._jobs.values()]:
             await asyncio.wait(left, timeout=HAND_OVER_SECONDS)
+
+    def hand_over(self) -> None:
+        """End all jobs now, each with a receipt for what was sent."""
+        for job, _ in self._jobs.values():
+            log.info("handing_over", job=job.job.job_id.hex())
+            job.stop(Finish.HANDED_OVER)
 
     async def abandon(self) -> None:
         """Stop everything without a receipt: whoever offered it is gone and gives it to others."""

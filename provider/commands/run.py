@@ -24,7 +24,7 @@ from provider.keystore import load_key
 from provider.loading import make_engine
 from provider.logs import LOG_NAME, log_to
 from provider.serving import ServedModel
-from provider.wallet import operator_of
+from provider.wallet import NoChain, operator_of
 from provider.watch import Watch
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
 from tallystick.commands.logs import read_logs, show_entry
@@ -103,8 +103,8 @@ async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]
                         block = await operator.connection.block()
                         seen = max(seen, block.number if block else 0)
                         await asyncio.sleep(HEIGHT_SECONDS)
-            except EvmError as error:
-                log.warning("chain_unreachable", reason=error.text)
+            except (EvmError, NoChain) as error:
+                log.warning("chain_unreachable", reason=str(error))
                 await asyncio.sleep(HEIGHT_SECONDS * 5)
 
     task = asyncio.create_task(follow(), name="height") if config.rpc_url else None
@@ -113,6 +113,7 @@ async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]
     finally:
         if task is not None:
             task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager

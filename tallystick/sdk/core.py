@@ -53,10 +53,12 @@ def raise_for_status(status: int, headers: dict[str, str], body: Any) -> None:
     if status < 300:
         return
     error = body.get("error") if isinstance(body, dict) else None
-    retry_after = headers.get("retry-after")
-    raise TallystickError(
-        status, error or f"HTTP {status}", retry_after=float(retry_after) if retry_after else None
-    )
+    raise TallystickError(status, error or f"HTTP {status}", retry_after=_seconds(headers.get("retry-after")))
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return a Retry-After in seconds; None for none, or for one that is a date."""
+    return float(text) if text is not None and text.replace(".", "", 1).isdecimal() else None
 
 
 class Core:
@@ -97,10 +99,14 @@ class Core:
             charge=answer.charge,
             tokens=answer.tokens,
         )
-        consent = book.sign_for(receipts)
-        yield from fetch(Request("POST", "/consents", consent.to_json()))
-        answer.consent = consent
-        return consent
+        answer.consent = book.sign_for(receipts)
+        try:
+            yield from fetch(Request("POST", "/consents", answer.consent.to_json()))
+        except TallystickError as error:
+            # The answer is here and right; the next consent is cumulative and says this one's sum as well.
+            if error.status < 500:
+                raise
+        return answer.consent
 
     def receipts_of(self, answer: Answer) -> Call[list[SignedReceipt]]:
         """Return the signed receipts of an answer; each is the one that its id names.

@@ -1,0 +1,268 @@
+"""The SDK, both colours, against a coordinator on a socket that is honest or not."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tallystick.client import AsyncClient, Client
+from tallystick.consents import ReceiptRejected
+from tallystick.protocol.eip712 import consent_digest, receipt_digest
+from tallystick.protocol.ids import to_hex
+from tallystick.protocol.keys import recover
+from tallystick.protocol.receipts import SignedReceipt, receipt_charge
+from tallystick.protocol.rendering import receipt_to_json
+from tallystick.sdk.answers import Answer, Interrupted, TallystickError
+from tests.support.hubs import listening
+from tests.support.nodes import DOMAIN, key_of
+from tests.unit.tallystick.test_consents import CONSUMER, JOB, a_receipt
+
+TEXT = ["Three ", "rivers: ", "", "Rhine – Elbe"]
+Ask = Callable[[str, Path], "asyncio.Future[Answer]"]
+
+
+@dataclass
+class Desk:
+    """What the coordinator has, says and hears."""
+
+    receipts: list[SignedReceipt] = field(default_factory=lambda: [a_receipt()])
+    charge: int | None = None
+    tokens: tuple[int, int] = (20, 100)
+    ending: str = "whole"
+    shown: SignedReceipt | None = None
+    consents: list[dict[str, Any]] = field(default_factory=list)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    deaf: bool = False
+    refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None
+
+    def proof(self) -> dict[str, Any]:
+        """Return the extra part of an answer."""
+        total = sum(receipt_charge(one.receipt) for one in self.receipts)
+        return {
+            "job_id": to_hex(JOB),
+            "charge_nano_usd": str(total if self.charge is None else self.charge),
+            "parts": [
+                {"receipt": to_hex(receipt_digest(DOMAIN, one.receipt)), "node": one.receipt.node}
+                for one in self.receipts
+            ],
+        }
+
+    @property
+    def usage(self) -> dict[str, int]:
+        """The tokens that the answer says."""
+        return {"prompt_tokens": self.tokens[0], "completion_tokens": self.tokens[1]}
+
+    async def chat(self, request: Request) -> Response:
+        """Answer, whole or as a stream."""
+        body = await request.json()
+        self.asked.append(body | {"authorization": request.headers["authorization"]})
+        if self.refusal is not None:
+            status, error, headers = self.refusal
+            return JSONResponse({"error": error}, status, headers)
+        if body.get("stream"):
+            return StreamingResponse(self.lines(), media_type="text/event-stream")
+        message = {"role": "assistant", "content": "".join(TEXT)}
+        choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+        return JSONResponse(
+            {"model": "m", "choices": choices, "usage": self.usage, "tallystick": self.proof()}
+        )
+
+    async def lines(self) -> AsyncIterator[str]:
+        """Give the events of a stream up to the ending that was chosen."""
+        yield ": keep-alive\n\n"
+        for text in TEXT:
+            yield _event(
+                choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}], usage=None
+            )
+        if self.ending == "cut":
+            return
+        if self.ending == "error":
+            yield _event(error={"message": "all nodes failed", "code": "nodes_failed"})
+            return
+        yield _event(choices=[{"index": 0, "delta": {}, "finish_reason": "stop"}], usage=None)
+        if self.ending != "unproven":
+            yield _event(choices=[], usage=self.usage, tallystick=self.proof())
+        yield "data: [DONE]\n\n"
+
+    async def receipt(self, request: Request) -> Response:
+        """Show a receipt, or another one."""
+        wanted = request.path_params["id"]
+        found = [one for one in self.receipts if to_hex(receipt_digest(DOMAIN, one.receipt)) == wanted]
+        return JSONResponse(receipt_to_json(self.shown or found[0]))
+
+    async def consent(self, request: Request) -> Response:
+        """Hear a consent."""
+        if self.deaf:
+            return Response("bad gateway", 502)
+        self.consents.append(await request.json())
+        return JSONResponse({"consented": self.consents[-1]["spent"]})
+
+    async def market(self, request: Request) -> Response:
+        """Say where the contracts are."""
+        return JSONResponse({"chain_id": DOMAIN.chain_id, "contracts": {"ledger": DOMAIN.contract}})
+
+    def app(self) -> Starlette:
+        """Return the application."""
+        return Starlette(
+            routes=[
+                Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/receipts/{id}", self.receipt),
+                Route("/v1/consents", self.consent, methods=["POST"]),
+                Route("/v1/market", self.market),
+            ]
+        )
+
+
+def _event(**fields: Any) -> str:
+    return f"data: {json.dumps({'model': 'm', **fields})}\n\n"
+
+
+@contextlib.asynccontextmanager
+async def opened(desk: Desk) -> AsyncIterator[str]:
+    """Serve the desk; yields the base URL."""
+    async with listening(desk.app()) as url:
+        yield f"{url}/v1"
+
+
+async def blocking(url: str, folder: Path, *, stream: bool, wallet: bool = True) -> Answer:
+    """Ask with the blocking client, in a thread."""
+
+    def ask() -> Answer:
+        options: dict[str, Any] = {"wallet_key": CONSUMER, "consent_directory": folder} if wallet else {}
+        with Client(url, "tsk_key", **options) as client:
+            if not stream:
+                return client.chat("m", "Name three rivers.", max_tokens=9)
+            answering = client.stream("m", "Name three rivers.", max_tokens=9)
+            pieces = list(answering)
+            assert "".join(pieces) == answering.answer.text
+            return answering.answer
+
+    return await asyncio.to_thread(ask)
+
+
+async def asynchronous(url: str, folder: Path, *, stream: bool, wallet: bool = True) -> Answer:
+    """Ask with the asynchronous client."""
+    options: dict[str, Any] = {"wallet_key": CONSUMER, "consent_directory": folder} if wallet else {}
+    async with AsyncClient(url, "tsk_key", **options) as client:
+        if not stream:
+            return await client.chat("m", "Name three rivers.", max_tokens=9)
+        answering = client.stream("m", "Name three rivers.", max_tokens=9)
+        pieces = [piece async for piece in answering]
+        assert "".join(pieces) == answering.answer.text
+        return answering.answer
+
+
+COLOURS = pytest.mark.parametrize("ask", [blocking, asynchronous])
+WAYS = pytest.mark.parametrize("stream", [False, True])
+
+
+@COLOURS
+@WAYS
+async def test_an_answer_is_checked_and_consented_to(ask: Any, stream: bool, tmp_path: Path) -> None:
+    desk = Desk()
+    async with opened(desk) as url:
+        answer = await ask(url, tmp_path, stream=stream)
+        again = await ask(url, tmp_path, stream=stream)
+    assert (answer.text, answer.finish_reason) == ("Three rivers: Rhine – Elbe", "stop")
+    assert (answer.tokens, answer.charge) == (120, 36_000)
+    assert answer.nodes == (key_of(1).address,)
+    assert answer.consent.spent == 36_000
+    assert again.consent.spent == 36_000  # the same receipt once more
+    heard = desk.consents[0]
+    digest = consent_digest(DOMAIN, CONSUMER.address, answer.consent.spent)
+    assert recover(digest, bytes.fromhex(heard["signature"][2:])) == CONSUMER.address
+    assert desk.asked[0]["messages"] == [{"role": "user", "content": "Name three rivers."}]
+    assert (desk.asked[0]["max_tokens"], desk.asked[0]["authorization"]) == (9, "Bearer tsk_key")
+
+
+@COLOURS
+@WAYS
+async def test_without_a_wallet_nothing_is_signed(ask: Any, stream: bool, tmp_path: Path) -> None:
+    desk = Desk()
+    async with opened(desk) as url:
+        answer = await ask(url, tmp_path, stream=stream, wallet=False)
+    assert answer.consent is None
+    assert desk.consents == []
+
+
+@COLOURS
+@WAYS
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"charge": 36_001},
+        {"tokens": (20, 101)},
+        {"receipts": [a_receipt(account=key_of(9).address)]},
+        {"receipts": [a_receipt(signer=key_of(9))]},
+        {"receipts": [a_receipt(2)]},
+    ],
+)
+async def test_no_consent_is_signed_for_an_answer_that_its_receipts_do_not_bear_out(
+    ask: Any, stream: bool, lie: dict[str, Any], tmp_path: Path
+) -> None:
+    desk = Desk(**lie)
+    async with opened(desk) as url:
+        with pytest.raises(ReceiptRejected):
+            await ask(url, tmp_path, stream=stream)
+    assert desk.consents == []
+
+
+@COLOURS
+async def test_another_receipt_than_the_one_that_was_named_is_noticed(ask: Any, tmp_path: Path) -> None:
+    desk = Desk(shown=a_receipt(output_tokens=99))
+    async with opened(desk) as url:
+        with pytest.raises(TallystickError, match="another receipt"):
+            await ask(url, tmp_path, stream=False)
+    assert desk.consents == []
+
+
+@COLOURS
+@pytest.mark.parametrize(
+    ("ending", "said"), [("cut", "cut before its end"), ("error", "all nodes failed"), ("unproven", "proof")]
+)
+async def test_a_stream_without_its_end_is_an_interruption_and_not_an_answer(
+    ask: Any, ending: str, said: str, tmp_path: Path
+) -> None:
+    desk = Desk(ending=ending)
+    async with opened(desk) as url:
+        with pytest.raises(Interrupted, match=said):
+            await ask(url, tmp_path, stream=True)
+    assert desk.consents == []
+
+
+@COLOURS
+@WAYS
+async def test_a_refusal_keeps_the_coordinators_words(ask: Any, stream: bool, tmp_path: Path) -> None:
+    error = {"message": "This request can cost $0.01; $0.00 is available.", "code": "insufficient_quota"}
+    desk = Desk(refusal=(402, error, {"retry-after": "2"}))
+    async with opened(desk) as url:
+        with pytest.raises(TallystickError, match=r"can cost \$0\.01") as refused:
+            await ask(url, tmp_path, stream=stream)
+    assert (refused.value.status, refused.value.code, refused.value.retry_after) == (
+        402,
+        "insufficient_quota",
+        2.0,
+    )
+
+
+@COLOURS
+async def test_a_consent_that_cannot_be_handed_in_now_is_part_of_the_next_one(
+    ask: Any, tmp_path: Path
+) -> None:
+    desk = Desk(deaf=True)
+    async with opened(desk) as url:
+        assert (await ask(url, tmp_path, stream=False)).text
+        desk.deaf = False
+        desk.receipts = [a_receipt(output_tokens=0)]
+        desk.tokens = (20, 0)
+        await ask(url, tmp_path, stream=False)
+    assert [one["spent"] for one in desk.consents] == [str(36_000 + 20 * 300)]
