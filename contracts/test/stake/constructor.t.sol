@@ -51,6 +51,16 @@ contract Stake_Constructor_Test is StakeTest {
         }
     }
 
+    function test_TheUnbondingMayBeExactlyAsLongAndNoSecondLess() external {
+        IStake.Config memory given = config(address(token));
+        given.unbonding = HORIZON + CASE_WINDOW;
+        assertEq(new Stake(given).unbonding(), HORIZON + CASE_WINDOW);
+
+        given.unbonding = HORIZON + CASE_WINDOW - 1;
+        expectBadConfig("unbonding", HORIZON + CASE_WINDOW - 1);
+        new Stake(given);
+    }
+
     function test_RevertWhen_TheSumOfTheTimesOverflows() external {
         IStake.Config memory given = config(address(token));
         given.settlementHorizon = type(uint64).max;
