@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
@@ -16,6 +17,7 @@ from marketplace.api.account.keys import key_routes
 from marketplace.api.account.money import money_routes
 from marketplace.api.account.sign_up import sign_up_routes
 from marketplace.api.deps import AccountServices, Gate
+from marketplace.api.errors import routing_response
 from marketplace.api.middleware import AccessLog, BodyLimit, RequestId
 from marketplace.api.openai.completions import Counter
 from marketplace.api.openai.routes import openai_routes
@@ -298,6 +300,7 @@ class Coordinator:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            exception_handlers={HTTPException: routing_response},
             middleware=[
                 Middleware(RequestId),
                 Middleware(AccessLog, observe=self.metrics.observe, patterns=patterns),

@@ -3,6 +3,8 @@
 from typing import Any, Final
 
 import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from marketplace.domain.errors import (
@@ -33,6 +35,7 @@ STATUS: Final[dict[type[MarketError], tuple[int, str]]] = {
     Broken: (500, "server_error"),
 }
 UNFORESEEN: Final = (500, "server_error")
+ROUTING: Final = {404: "unknown_path", 405: "method_not_allowed"}
 
 
 def status_of(error: MarketError) -> int:
@@ -70,6 +73,18 @@ def error_response(error: MarketError) -> Response:
 def unforeseen_response() -> Response:
     """Return the answer for an exception that is none of ours; it says nothing about the inside."""
     return error_response(Broken("unforeseen"))
+
+
+async def routing_response(request: Request, error: Exception) -> Response:
+    """Return the answer for a path or method that there is not, as the framework found."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = f"{request.method} {request.url.path}: {error.detail}."
+    code = ROUTING.get(error.status_code, "refused")
+    body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
+    return Response(
+        msgspec.json.encode({"error": body}), error.status_code, error.headers, "application/json"
+    )
 
 
 def _line(error: MarketError) -> tuple[int, str]:
