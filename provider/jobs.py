@@ -67,18 +67,17 @@ class RunningJob:
         if not self._stop.done():
             self._stop.set_result(finish)
 
-    async def run(self) -> bool:
-        """Draw, send, sign, store, send the receipt; return whether there is one.
+    async def run(self) -> Receipt | None:
+        """Draw, send, sign, store, send the receipt, and return it.
 
-        A failure of the engine is told to the coordinator.
+        None if there is none: the engine failed, and the coordinator was told so.
         """
         try:
             end = await self._draw()
         except EngineError as error:
             self._fail(error.code, error.message)
-            return False
-        await self._finish(end)
-        return True
+            return None
+        return await self._finish(end)
 
     async def _draw(self) -> EngineEnd:
         events = self._engine.generate(EngineJob.from_frame(self.job))
@@ -128,11 +127,12 @@ class RunningJob:
             )
         )
 
-    async def _finish(self, end: EngineEnd) -> None:
+    async def _finish(self, end: EngineEnd) -> Receipt:
         receipt = self._receipt(end)
         signed = sign_receipt(self._bench.domain, receipt, self._bench.key)
         await self._bench.evidence.keep(receipt_digest(self._bench.domain, receipt), signed, end.stop)
         self._send(Finished(receipt=signed, stop=end.stop))
+        return receipt
 
     def _fail(self, code: str, message: str) -> None:
         self._send(Failed(job_id=self.job.job_id, attempt=self.job.attempt, code=code, message=message[:500]))

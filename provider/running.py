@@ -11,7 +11,8 @@ from provider.plan import Accept, Refuse, decide
 from provider.serving import ServedModel
 from tallystick.protocol.frames import AnyFrame, Cancel, Failed, Job
 from tallystick.protocol.ids import ModelId
-from tallystick.protocol.receipts import Finish
+from tallystick.protocol.money import format_usd
+from tallystick.protocol.receipts import Finish, Receipt, receipt_earning
 
 log = structlog.get_logger()
 
@@ -91,8 +92,22 @@ class RunningJobs:
     async def _run(self, running: RunningJob, send: Send) -> None:
         job = running.job
         try:
-            if await running.run():
+            receipt = await running.run()
+            if receipt is not None:
                 self.done += 1
+                _log_done(receipt)
         except Exception:  # one job's bug must not take the node's other jobs with it
             log.exception("job_broke", job=job.job_id.hex())
             send(Failed(job_id=job.job_id, attempt=job.attempt, code="engine", message="the job broke"))
+
+
+def _log_done(receipt: Receipt) -> None:
+    log.info(
+        "job_done",
+        job=receipt.job_id.hex()[:16],
+        finish=Finish(receipt.finish).name.lower(),
+        prompt_tokens=receipt.prompt_tokens,
+        output_tokens=receipt.output_tokens,
+        seconds=(receipt.finished_at - receipt.started_at) / 1000,
+        earned_usd=format_usd(receipt_earning(receipt)),
+    )

@@ -13,7 +13,7 @@ from provider.config import ProviderConfig
 from provider.evidence import Cheque
 from tallystick.evm import Call, Connection, Contract, EvmError, Mined, Wallet
 from tallystick.evm.connection import connected
-from tallystick.permits import sign_permit
+from tallystick.permits import NoPermits, sign_permit
 from tallystick.protocol.eip712 import Domain, node_consent_digest
 from tallystick.protocol.ids import Address, ModelId, to_address
 from tallystick.protocol.keys import SigningKey
@@ -94,7 +94,7 @@ class Operator:
         steps: list[Step] = []
         standing = await self.standing()
         if (missing := stake - standing.staked) > 0:
-            steps.append(await self._stake_step(secret, NanoUsd(missing)))
+            steps += await self._stake_steps(secret, NanoUsd(missing))
         if standing.node_status != "active":
             domain = Domain(chain_id=self._config.chain_id, contract=self._config.stake)
             consent = node_key.sign_digest(
@@ -141,19 +141,30 @@ class Operator:
         wallet = Wallet(self.connection, key)
         return [await wallet.send(step.call) for step in steps]
 
-    async def _stake_step(self, secret: bytes, amount: NanoUsd) -> Step:
+    async def _stake_steps(self, secret: bytes, amount: NanoUsd) -> list[Step]:
+        """Return the calls that stake: one with a permit, or two for a token without permits."""
         units = to_units_down(amount)
-        permit = await sign_permit(
-            self.token,
-            secret,
-            chain_id=self._config.chain_id,
-            owner=self._config.operator,
-            spender=self._config.stake,
-            units=units,
-            deadline=max(await self._now(), int(time.time())) + PERMIT_SECONDS,
-        )
+        words = f"stake ${format_usd(amount)}"
+        try:
+            permit = await sign_permit(
+                self.token,
+                secret,
+                chain_id=self._config.chain_id,
+                owner=self._config.operator,
+                spender=self._config.stake,
+                units=units,
+                deadline=max(await self._now(), int(time.time())) + PERMIT_SECONDS,
+            )
+        except NoPermits:
+            return [
+                Step(
+                    f"let Stake take ${format_usd(amount)}",
+                    self.token.prepare("approve", self._config.stake, units),
+                ),
+                Step(words, self.stake.prepare("stake", units)),
+            ]
         call = self.stake.prepare("stakeWithPermit", units, permit.deadline, permit.v, permit.r, permit.s)
-        return Step(f"stake ${format_usd(amount)} (with a permit, no approve before)", call)
+        return [Step(words, call)]
 
     async def _now(self) -> int:
         block = await self.connection.block()

@@ -1,16 +1,19 @@
 """EIP-2612 permits: a signature instead of an `approve` transaction."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from eth_account import Account as EthAccount
 from eth_account.messages import encode_typed_data
 
-from tallystick.evm import Contract
+from tallystick.evm import Contract, NodeUnreachable, Reverted
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import TokenUnits
 
-_TYPES = {
+VERSIONS: Final = ("1", "2")
+"""Of the signing domain; tokens do not agree on how to ask for theirs, so it is found by the separator."""
+
+_TYPES: Final = {
     "Permit": [
         {"name": "owner", "type": "address"},
         {"name": "spender", "type": "address"},
@@ -19,6 +22,10 @@ _TYPES = {
         {"name": "deadline", "type": "uint256"},
     ]
 }
+
+
+class NoPermits(Exception):
+    """The token takes no permits that we can sign; `approve` it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +50,24 @@ async def sign_permit(
 ) -> Permit:
     """Return `owner`'s permit for `spender` to take `units` of `token` until `deadline`.
 
-    Raises EvmError if the token cannot be read, KeyError if it has no permits.
+    Raises NoPermits if the token has none, or of a kind that we do not know.
     """
-    name = await token.read("name")
-    nonce = await token.read("nonces", owner)
-    domain: dict[str, Any] = {
-        "name": name,
-        "version": "1",
-        "chainId": chain_id,
-        "verifyingContract": token.address,
-    }
+    try:
+        name = await token.read("name")
+        nonce = await token.read("nonces", owner)
+        separator = await token.read("DOMAIN_SEPARATOR")
+    except (Reverted, NodeUnreachable) as error:
+        raise NoPermits(f"the token at {token.address} has no permits") from error
     message = {"owner": owner, "spender": spender, "value": units, "nonce": nonce, "deadline": deadline}
-    signed = EthAccount.sign_message(encode_typed_data(domain, _TYPES, message), secret)
-    return Permit(deadline, signed.v, signed.r.to_bytes(32, "big"), signed.s.to_bytes(32, "big"))
+    for version in VERSIONS:
+        domain: dict[str, Any] = {
+            "name": name,
+            "version": version,
+            "chainId": chain_id,
+            "verifyingContract": token.address,
+        }
+        typed = encode_typed_data(domain, _TYPES, message)
+        if typed.header == separator:
+            signed = EthAccount.sign_message(typed, secret)
+            return Permit(deadline, signed.v, signed.r.to_bytes(32, "big"), signed.s.to_bytes(32, "big"))
+    raise NoPermits(f"the permits of the token at {token.address} are of an unknown version")

@@ -26,7 +26,7 @@ from provider.logs import LOG_NAME, log_to
 from provider.serving import ServedModel
 from provider.wallet import NoChain, operator_of
 from provider.watch import Watch
-from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
+from tallystick.commands.console import AsJson, CommandFailed, console, facts, foreseen, show
 from tallystick.commands.logs import read_logs, show_entry
 from tallystick.evm import EvmError
 from tallystick.protocol.keys import SigningKey
@@ -67,6 +67,12 @@ async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
         await stack.enter_async_context(listen(home, lambda request: control(agent, home, request)))
         await stack.enter_async_context(_watching(config, evidence))
         _drain_on_signals(agent)
+        console.print(
+            f"Node {config.node} serves {', '.join(model.name for model in models)} "
+            f"through {config.coordinator}. "
+            "Ctrl-C finishes the running jobs and leaves; a second one hands them over.",
+            markup=False,
+        )
         await agent.run()
     log.info("left", jobs=agent.jobs.done)
 

@@ -15,7 +15,7 @@ from tallystick.commands.credentials import home, load_wallet, passphrase
 from tallystick.commands.market import Api, MarketInfo, OnChain, on_chain
 from tallystick.consents import ConsentBook, ReceiptRejected, check_receipt, default_directory
 from tallystick.evm import Call, Contract, EvmError, Mined, Wallet
-from tallystick.permits import sign_permit
+from tallystick.permits import NoPermits, sign_permit
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NanoUsd, format_usd, from_units, parse_usd, to_units_down
@@ -53,7 +53,7 @@ def deposit(
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Deposit dollars with a permit: one transaction, no `approve` before.
+    """Deposit dollars: one transaction, no `approve` before, if the token has permits.
 
     Example: tallystick account deposit 5 --authorize 1
     """
@@ -63,23 +63,28 @@ def deposit(
     async def act(chain: OnChain, wallet: Wallet, market: MarketInfo) -> dict[str, Any]:
         units = to_units_down(nano)
         await _check_dollars(chain.token, wallet.address, units)
-        permit = await sign_permit(
-            chain.token,
-            secret,
-            chain_id=market.chain_id,
-            owner=wallet.address,
-            spender=market.ledger,
-            units=units,
-            deadline=int(time.time()) + PERMIT_SECONDS,
-        )
         authorized = (await _account(chain.ledger, wallet.address))["authorized"]
         total = authorized + right if right else 0
-        call = chain.ledger.prepare(
-            "depositWithPermit", units, total, permit.deadline, permit.v, permit.r, permit.s
-        )
-        mined = await _send(
-            wallet, call, f"deposit ${format_usd(nano)}, authorize ${format_usd(right)} more", yes
-        )
+        words = f"deposit ${format_usd(nano)}, authorize ${format_usd(right)} more"
+        try:
+            permit = await sign_permit(
+                chain.token,
+                secret,
+                chain_id=market.chain_id,
+                owner=wallet.address,
+                spender=market.ledger,
+                units=units,
+                deadline=int(time.time()) + PERMIT_SECONDS,
+            )
+        except NoPermits:
+            allow = chain.token.prepare("approve", market.ledger, units)
+            await _send(wallet, allow, f"let the Ledger take ${format_usd(nano)}", yes)
+            call = chain.ledger.prepare("deposit", units, total)
+        else:
+            call = chain.ledger.prepare(
+                "depositWithPermit", units, total, permit.deadline, permit.v, permit.r, permit.s
+            )
+        mined = await _send(wallet, call, words, yes)
         return _sent(mined) | {
             "deposited_usd": format_usd(nano),
             **await _account(chain.ledger, wallet.address),

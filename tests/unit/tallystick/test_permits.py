@@ -3,8 +3,8 @@
 import pytest
 
 from tallystick.anvil import anvil_key
-from tallystick.evm import Reverted
-from tallystick.permits import sign_permit
+from tallystick.evm import Contract, Reverted
+from tallystick.permits import NoPermits, sign_permit
 from tallystick.protocol.money import TokenUnits
 from tests.support.anvil import USD, Market
 
@@ -37,3 +37,33 @@ async def test_a_deposit_with_our_permit_needs_no_approve_and_works_once(chain_m
     thief = chain_market.wallet(2)
     with pytest.raises(Reverted):
         await thief.send(call)
+
+
+@pytest.mark.anvil
+async def test_a_contract_without_permits_is_told_apart(chain_market: Market) -> None:
+    # Stake stands in for a token that has no nonces of permits.
+    token = Contract(chain_market.connection, chain_market.deployment.stake, "TestUSD")
+    with pytest.raises(NoPermits, match="has no permits"):
+        await sign_permit(
+            token,
+            SECRET,
+            chain_id=chain_market.deployment.chain_id,
+            owner=anvil_key(1).address,
+            spender=chain_market.deployment.ledger,
+            units=TokenUnits(1),
+            deadline=2**32,
+        )
+
+
+@pytest.mark.anvil
+async def test_a_permit_for_another_chain_is_not_signed(chain_market: Market) -> None:
+    with pytest.raises(NoPermits, match="unknown version"):
+        await sign_permit(
+            chain_market.contracts.token,
+            SECRET,
+            chain_id=1,
+            owner=anvil_key(1).address,
+            spender=chain_market.deployment.ledger,
+            units=TokenUnits(1),
+            deadline=2**32,
+        )
