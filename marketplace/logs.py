@@ -18,7 +18,11 @@ def configure_logs(level: str, log_format: str) -> None:
     renderer: Any = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            # The other formatters show local variables: prompts and keys among them.
+            exception_formatter=structlog.dev.plain_traceback,
+        )
     )
     least = getattr(logging, level.upper())
     structlog.configure(

@@ -45,6 +45,13 @@ def whole(text: str, name: str) -> int:
     return int(text)
 
 
+def count(text: str, name: str, *, least: int = 0, most: int) -> int:
+    """Return the integer in a query or path. Raises BadRequest unless it is in the bounds."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 20 and least <= int(text) <= most):
+        raise BadRequest(f"`{name}` must be between {least} and {most}.", param=name)
+    return int(text)
+
+
 def hex_bytes(text: str, name: str) -> bytes:
     """Return the bytes behind `0x…`. Raises BadRequest."""
     try:

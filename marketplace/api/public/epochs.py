@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from marketplace.api.bodies import answer, moment
+from marketplace.api.bodies import answer, count, moment
 from marketplace.api.deps import Gate
 from marketplace.domain.errors import NotFound
 from marketplace.storage.database import Database
@@ -20,6 +20,7 @@ from tallystick.protocol.ids import to_hex
 
 LISTED: Final = 50
 RECEIPTS_SHOWN: Final = 100
+MOST: Final = 2**63 - 1
 BINARY: Final = "application/octet-stream"
 FindFile = Callable[[bytes], Path]
 """Return where the epoch's file with this hash is kept."""
@@ -35,14 +36,14 @@ def epoch_routes(gate: Gate, database: Database, find_file: FindFile) -> list[Ba
 
     async def one(request: Request) -> Response:
         gate.stranger(request)
-        number = request.path_params["number"]
+        number = count(request.path_params["number"], "epoch", most=MOST)
         row = await database.read(lambda session: published.find_epoch(session, number))
         path = None if row is None else find_file(row.file_hash)
         if row is None or path is None or not path.is_file():
             raise NotFound(f"Epoch {number} was not settled: nothing was due in it, or it is not over.")
         if BINARY in request.headers.get("accept", ""):
             return FileResponse(path, media_type=BINARY, headers={"etag": f'"{row.file_hash.hex()}"'})
-        first = int(request.query_params.get("first_receipt", "0") or 0)
+        first = count(request.query_params.get("first_receipt", "0"), "first_receipt", most=MOST)
         content = await run_in_threadpool(
             lambda: to_json(decode_epoch(path.read_bytes()), first, RECEIPTS_SHOWN)
         )
@@ -50,7 +51,7 @@ def epoch_routes(gate: Gate, database: Database, find_file: FindFile) -> list[Ba
 
     return [
         Route("/v1/epochs", several, methods=["GET"]),
-        Route("/v1/epochs/{number:int}", one, methods=["GET"]),
+        Route("/v1/epochs/{number}", one, methods=["GET"]),
     ]
 
 

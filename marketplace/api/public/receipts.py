@@ -6,9 +6,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from marketplace.api.bodies import answer, hex_bytes, moment
+from marketplace.api.bodies import answer, count, hex_bytes, moment
 from marketplace.api.deps import Gate
-from marketplace.domain.errors import BadRequest, NotFound
+from marketplace.domain.errors import NotFound
 from marketplace.services.receipts import ReceiptBook, ReceiptView
 from marketplace.services.settlement.proofs import Inclusion
 from tallystick.protocol.ids import to_hex
@@ -39,7 +39,7 @@ def receipt_routes(gate: Gate, book: ReceiptBook) -> list[BaseRoute]:
 
     async def several(request: Request) -> Response:
         caller = await gate.caller(request)
-        limit = _limit(request.query_params.get("limit"))
+        limit = count(request.query_params.get("limit", str(DEFAULT)), "limit", least=1, most=MOST)
         after = request.query_params.get("after")
         start = None if after is None else hex_bytes(after, "after")
         found = list(await book.of_account(caller.account_id, after=start, limit=limit + 1))
@@ -73,11 +73,3 @@ def receipt_object(view: ReceiptView, inclusion: Inclusion | None) -> dict[str, 
             "siblings": [to_hex(one) for one in inclusion.proof.siblings],
         }
     return told
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST):
-        raise BadRequest(f"`limit` must be between 1 and {MOST}.", param="limit")
-    return int(text)
