@@ -168,8 +168,12 @@ class Evidence:
         return int(count)
 
     def unsettled(self) -> list[Kept]:
-        """Return the taken receipts that were not found in an epoch yet."""
-        return self._kept("state = 'taken' AND settled_epoch IS NULL ORDER BY signed_at, rowid", ())
+        """Return the receipts that were not found in an epoch yet, and were not refused.
+
+        Also those that are not known to be taken: the word that one was may be lost on its way and come again
+        after its epoch was checked.
+        """
+        return self._kept("state <> 'refused' AND settled_epoch IS NULL ORDER BY signed_at, rowid", ())
 
     def recent(self, limit: int) -> list[Kept]:
         """Return the latest receipts, newest first."""

@@ -59,6 +59,18 @@ async def test_the_earliest_promise_is_kept(evidence: Evidence) -> None:
     assert kept.taken_epoch == 5
 
 
+async def test_a_promise_that_comes_after_the_settlement_changes_nothing_about_it(evidence: Evidence) -> None:
+    (receipt_id, signed), (refused_id, refused) = a_signed(1), a_signed(2)
+    await evidence.keep(receipt_id, signed, "")
+    await evidence.keep(refused_id, refused, "")
+    await evidence.refused(ReceiptRefused(receipt_id=refused_id, reason="no token was delivered"))
+    assert [kept.id for kept in evidence.unsettled()] == [receipt_id]
+    await evidence.settled(receipt_id, 4)
+    await evidence.taken(a_taken(receipt_id, 5))
+    assert evidence.unsettled() == []
+    assert evidence.recent(2)[1].taken_epoch == 5
+
+
 async def test_a_refusal_does_not_undo_a_promise(evidence: Evidence) -> None:
     receipt_id, signed = a_signed()
     await evidence.keep(receipt_id, signed, "")

@@ -120,6 +120,21 @@ def test_the_largest_due_cheque_is_the_one_to_cash() -> None:
     assert cashable(cheques, 2) is None
 
 
+async def test_work_whose_promise_was_lost_on_its_way_is_not_missed_when_that_comes(tmp_path: Path) -> None:
+    """The coordinator took and settled a receipt; the agent was away, and learns of it after its look."""
+    kept = a_kept(1)
+    closed, data = an_epoch(kept)
+    evidence = Evidence(tmp_path / "evidence.sqlite")
+    await evidence.keep(kept.id, kept.signed, "")
+    for settled in examine(closed, data, evidence.unsettled(), NanoUsd(0), []).settled:
+        await evidence.settled(settled, closed.epoch)
+    await evidence.taken(a_taken(kept.id, EPOCH))
+    other, other_data = an_epoch(a_kept(2))
+    later = dataclasses.replace(other, epoch=EPOCH + 1)
+    assert examine(later, other_data, evidence.unsettled(), NanoUsd(0), []).findings == ()
+    evidence.close()
+
+
 @pytest.fixture
 async def stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Published]:
     """A settled epoch on Anvil."""
