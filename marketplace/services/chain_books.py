@@ -25,7 +25,10 @@ from tallystick.protocol.ids import Address, to_hex
 from tallystick.protocol.money import NanoUsd
 
 MOST: Final = 2**62
-"""Rights and requests are cut to this (four billion dollars), so that sums fit the 64-bit columns."""
+"""Rights, requests, and all that an account ever deposits or withdraws are cut to this (four billion dollars),
+so that sums fit the 64-bit columns. The books never have more than the chain: an account whose withdrawals are
+cut has nothing left of what it deposited.
+"""
 
 
 def apply_confirmed(
@@ -39,8 +42,7 @@ def apply_confirmed(
     for event in events:
         match event:
             case Deposited():
-                if _is_new(session, event, "deposit", event.account, event.amount):
-                    ledger.credit_deposit(session, event.account, event.amount, _reference(event), now)
+                _book_deposit(session, event, now)
             case Authorized():
                 right = min(event.authorized, latest[event.account].authorized, MOST)
                 ledger.set_authorized(session, event.account, NanoUsd(right), now)
@@ -53,23 +55,42 @@ def apply_confirmed(
                 pass
 
 
-def apply_fresh(session: Session, events: Sequence[ChainEvent], now: int) -> None:
-    """Book what counts from the moment it is seen: requests, withdrawals, and rights that were taken back."""
+def apply_fresh(
+    session: Session, events: Sequence[ChainEvent], latest: Mapping[Address, ChainAccount], now: int
+) -> None:
+    """Book what counts from the moment it is seen: requests, withdrawals, and rights that were taken back.
+
+    `latest` has the accounts of all `Authorized` events as of now: after a reorganisation old events are read
+    again, and a right that was smaller once has not been taken back.
+    """
     for event in events:
         match event:
             case WithdrawalRequested():
                 amount = NanoUsd(min(event.amount, MOST))
                 ledger.note_withdrawal_request(session, event.account, amount, event.payable_at * 1000, now)
             case Withdrawn():
-                if _is_new(session, event, "withdrawal", event.account, event.amount):
-                    ledger.ensure_wallet(session, event.account, now)
-                    ledger.apply_withdrawal(session, event.account, event.amount, _reference(event), now)
+                _book_withdrawal(session, event, now)
             case Authorized():
                 known = accounts.by_address(session, event.account)
-                if known is not None and event.authorized < known.authorized:
-                    ledger.set_authorized(session, event.account, event.authorized, now)
+                right = latest[event.account].authorized
+                if known is not None and right < known.authorized:
+                    ledger.set_authorized(session, event.account, right, now)
             case Deposited() | ConsentKeyAdded() | Cashed() | StakeChanged():
                 pass
+
+
+def _book_deposit(session: Session, event: Deposited, now: int) -> None:
+    account = ledger.ensure_wallet(session, event.account, now)
+    amount = NanoUsd(min(event.amount, MOST - account.deposited))
+    if _is_new(session, event, "deposit", event.account, amount) and amount:
+        ledger.credit_deposit(session, event.account, amount, _reference(event), now)
+
+
+def _book_withdrawal(session: Session, event: Withdrawn, now: int) -> None:
+    account = ledger.ensure_wallet(session, event.account, now)
+    amount = NanoUsd(min(event.amount, MOST - account.withdrawn))
+    if _is_new(session, event, "withdrawal", event.account, amount):
+        ledger.apply_withdrawal(session, event.account, amount, _reference(event), now)
 
 
 def undo(
@@ -84,7 +105,7 @@ def undo(
             continue
         address, amount = Address(row.account_id), NanoUsd(row.amount)
         reference = f"{to_hex(row.transaction)}/{row.log_index}"
-        if row.kind == "deposit":
+        if row.kind == "deposit" and amount:
             ledger.undo_deposit(session, address, amount, reference, now)
         elif row.kind == "withdrawal":
             ledger.undo_withdrawal(session, address, amount, reference, now)

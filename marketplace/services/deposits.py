@@ -88,7 +88,7 @@ class ChainWatcher:
 
         def work(session: Session) -> None:
             if name == FRESH:
-                apply_fresh(session, events, now)
+                apply_fresh(session, events, latest, now)
             else:
                 apply_confirmed(session, events, latest, now)
             queries.move_cursor(session, name, end.number, end.hash)

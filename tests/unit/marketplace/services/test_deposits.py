@@ -216,3 +216,35 @@ async def test_whoever_keeps_stakes_hears_that_they_moved(tmp_path: Path) -> Non
     await watcher.poll()
     assert changes == [1]
     await database.close()
+
+
+async def test_rights_that_are_read_again_after_a_reorganisation_do_not_fall(setting: Setting) -> None:
+    await setting.driver.deposit(ALICE, 9 * USD, authorized=2 * USD)
+    await setting.driver.authorize(ALICE, 8 * USD)
+    await setting.driver.mine(CONFIRMATIONS)
+    await setting.confirm()
+    await setting.driver.reorganise(1)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.authorized == 8 * USD
+
+
+async def test_more_money_than_the_books_can_count_does_not_stop_the_others(setting: Setting) -> None:
+    """Where anybody can mint the token, anybody can deposit more than a column holds."""
+    for _ in range(2):
+        await setting.driver.deposit(ALICE, 9_000_000_000 * USD)
+    await setting.driver.deposit(BOB, 1 * USD)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert account.balance == account.deposited == 2**62
+    assert await setting.balance(BOB) == 1 * USD
+    await setting.driver.request_withdrawal(ALICE, 2**64 - 1)
+    await setting.driver.wait(LONG_TERMS.thaw)
+    await setting.driver.withdraw(ALICE)
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.withdrawn, account.requested) == (0, 2**62, 0)
