@@ -10,7 +10,7 @@ from typing import Final
 
 from marketplace.settings import Settings
 from tallystick.anvil import start_anvil, stop_anvil
-from tallystick.deployment import LOCAL_TERMS, Contracts, Deployment, deploy, endow
+from tallystick.deployment import LOCAL_TERMS, BadDeployment, Contracts, Deployment, deploy, endow
 from tallystick.evm import Wallet
 from tallystick.evm.connection import connected
 from tallystick.protocol.keys import SigningKey
@@ -46,15 +46,21 @@ async def _deployed(
             await connection.rpc("anvil_setBalance", address, GAS_MONEY)
         if path.exists():
             known = Deployment.load(path).at_rpc(rpc_url)
-            if await connection.has_code(known.ledger):
-                known.save(path)
-                return known
+            if not await connection.has_code(known.ledger):
+                # New contracts under old books would owe what they never got.
+                raise BadDeployment(
+                    f"the local chain has lost the contracts that the books in {settings.data_dir} are about; "
+                    "move that folder away, or choose another --data-dir"
+                )
+            known.save(path)
+            return known
         wallet = Wallet(connection, owner)
         terms = replace(
             LOCAL_TERMS,
             epoch_length=epoch_seconds,
             settlement_lag=2 * epoch_seconds,
             thaw=4 * epoch_seconds + 5,
+            bond_release=9 * epoch_seconds,
             unbonding=4 * epoch_seconds + LOCAL_TERMS.case_window,
         )
         deployment = await deploy(wallet, key, rpc_url=rpc_url, terms=terms)
