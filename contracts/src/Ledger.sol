@@ -276,7 +276,8 @@ contract Ledger is ILedger, EIP712, Ownable2Step, ReentrancyGuardTransient {
         address last = coordinator;
         if (next == last) revert Ledger_SameCoordinator(next);
 
-        if (last != address(0)) signsBefore[last] = _currentEpoch() + 1;
+        // What it has signed is promised for epochs to come. The bond stays as long for it as for one that steps down.
+        if (last != address(0)) signsBefore[last] = _currentEpoch() + 1 + bondRelease / epochLength;
         if (next == address(0)) {
             coordinator = address(0);
             bondReleasableAt = uint64(block.timestamp) + bondRelease;

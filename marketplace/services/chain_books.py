@@ -25,9 +25,9 @@ from tallystick.protocol.ids import Address, to_hex
 from tallystick.protocol.money import NanoUsd
 
 MOST: Final = 2**62
-"""Rights, requests, and all that an account ever deposits or withdraws are cut to this (four billion dollars),
-so that sums fit the 64-bit columns. The books never have more than the chain: an account whose withdrawals are
-cut has nothing left of what it deposited.
+"""Rights, requests, and all that an account ever deposits or withdraws are cut to this (four billion
+dollars), so that sums fit the 64-bit columns. The books never have more than the chain: an account whose
+withdrawals are cut has nothing left of what it deposited.
 """
 
 

@@ -240,7 +240,8 @@ interface ILedger {
     /// @notice Credits what a cheque, `Acknowledgement(account, epoch, earned)`, says beyond what was credited, from the
     /// bond, as far as the bond goes; the cheque stays good for the rest. Anyone may call.
     /// Requirements:
-    /// - Signed (65 bytes) by the coordinator, or by a former one for an epoch that had begun when it retired.
+    /// - Signed (65 bytes) by the coordinator, or by a former one for an epoch no further ahead, when it retired, than
+    ///   `bondRelease` reaches: a cheque names the epoch by which it is settled, not the one in which it is signed.
     /// - The epoch must be closed, or overdue.
     /// - The cheque must say more than was credited, and the bond must not be empty.
     function cash(address account, uint64 epoch, uint64 earned, bytes calldata signature) external;

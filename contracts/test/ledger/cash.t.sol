@@ -133,18 +133,29 @@ contract Ledger_Cash_Test is LedgerTest {
         ledger.cash(operator, 0, 500, signature);
     }
 
-    function test_AFormerCoordinatorsChequesStayGoodForTheEpochsItWasIn() external {
+    /// @dev A cheque names the epoch by which its work is settled, which is later than the one in which it is signed: one
+    /// that retirement voided would be worth nothing exactly when it is needed.
+    function testFuzz_AFormerCoordinatorsChequesStayGoodWhileTheBondIsThere(uint64 promised) external {
+        uint64 epochs = BOND_RELEASE / HOUR;
+        promised = uint64(bound(promised, 2, 2 + epochs));
         vm.warp(GENESIS + 2 * HOUR); // The first second of epoch 2.
         vm.prank(owner);
-        ledger.setCoordinator(stranger);
-        vm.warp(overdue(3));
-        ledger.cash(operator, 2, 500, signCheque(coordinatorKey, operator, 2, 500));
+        ledger.setCoordinator(address(0));
+        vm.warp(overdue(promised));
+        ledger.cash(operator, promised, 500, signCheque(coordinatorKey, operator, promised, 500));
         assertEq(ledger.accountOf(operator).earned, 500);
+    }
 
-        bytes memory late = signCheque(coordinatorKey, operator, 3, 600);
-        vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_ChequeForged.selector, operator, 3, coordinator));
-        ledger.cash(operator, 3, 600, late);
-        ledger.cash(operator, 3, 600, signCheque(strangerKey, operator, 3, 600));
+    function test_AFormerCoordinatorSignsForNothingLater() external {
+        uint64 epoch = 3 + BOND_RELEASE / HOUR;
+        vm.warp(GENESIS + 2 * HOUR);
+        vm.prank(owner);
+        ledger.setCoordinator(stranger);
+        vm.warp(overdue(epoch));
+        bytes memory late = signCheque(coordinatorKey, operator, epoch, 600);
+        vm.expectRevert(abi.encodeWithSelector(ILedger.Ledger_ChequeForged.selector, operator, epoch, coordinator));
+        ledger.cash(operator, epoch, 600, late);
+        ledger.cash(operator, epoch, 600, signCheque(strangerKey, operator, epoch, 600));
     }
 
     function overdue(uint64 epoch) private view returns (uint256) {

@@ -13,7 +13,7 @@ contract Ledger_SetCoordinator_Test is LedgerTest {
         set(stranger);
         assertEq(ledger.coordinator(), stranger);
         assertEq(ledger.signsBefore(stranger), type(uint64).max);
-        assertEq(ledger.signsBefore(coordinator), epoch + 1);
+        assertEq(ledger.signsBefore(coordinator), epoch + 1 + BOND_RELEASE / HOUR);
         assertEq(ledger.bondReleasableAt(), 0);
 
         endEpoch(0);
@@ -47,13 +47,13 @@ contract Ledger_SetCoordinator_Test is LedgerTest {
         skip(10 * HOUR);
         set(coordinator);
         assertEq(ledger.signsBefore(coordinator), type(uint64).max);
-        assertEq(ledger.signsBefore(stranger), 11);
+        assertEq(ledger.signsBefore(stranger), 11 + BOND_RELEASE / HOUR);
     }
 
-    function test_BeforeTheGenesisEverythingIsSignedForEpochZero() external {
+    function test_BeforeTheGenesisEpochZeroCountsAsRunning() external {
         vm.warp(GENESIS - 5 * HOUR);
         set(stranger);
-        assertEq(ledger.signsBefore(coordinator), 1);
+        assertEq(ledger.signsBefore(coordinator), 1 + BOND_RELEASE / HOUR);
     }
 
     function test_TheNextOneGoesOnWhereTheLastOneStopped() external {
