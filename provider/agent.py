@@ -38,6 +38,7 @@ from tallystick.protocol.frames import (
     ReceiptRefused,
     ReceiptTaken,
 )
+from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
 log = structlog.get_logger()
@@ -61,7 +62,9 @@ class Agent:
         software: str,
         hardware: str,
         chain_height: Callable[[], int] = lambda: 0,
+        settles: Callable[[], Address | None] = lambda: None,
     ) -> None:
+        """`settles` says who is the coordinator by the Ledger's word, None while that is not known."""
         self.config = config
         self.models = {model.id: model for model in models}
         self.evidence = evidence
@@ -70,6 +73,7 @@ class Agent:
         bench = Bench(key, domain, evidence, lambda: chain_height() or self._told_height)
         self.jobs = RunningJobs(self.models, bench, config.max_fee_bps)
         self._tally = Tally(evidence, domain, config.operator)
+        self._settles = settles
         self._leave = asyncio.Event()
         self._session: LinkSession | None = None
         self._told_height = 0
@@ -185,7 +189,17 @@ class Agent:
     async def _read(self, session: LinkSession) -> None:
         async with contextlib.aclosing(session.frames()) as frames:
             async for frame in frames:
+                self._check_who_settles(session)
                 self._handle(frame, session)
+
+    def _check_who_settles(self, session: LinkSession) -> None:
+        """Raise LinkLost if the other side's signatures are worth nothing before the Ledger."""
+        known, claimed = self._settles(), session.challenge.coordinator
+        if known is not None and known != claimed:
+            raise LinkLost(
+                f"it signs as {claimed}, but the Ledger's coordinator is {known}: its receipts and cheques "
+                "would be worth nothing"
+            )
 
     def _handle(self, frame: AnyFrame, session: LinkSession) -> None:
         match frame:

@@ -3,8 +3,9 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +30,7 @@ from provider.watch import Watch
 from tallystick.commands.console import AsJson, CommandFailed, console, facts, foreseen, show
 from tallystick.commands.logs import read_logs, show_entry
 from tallystick.evm import EvmError
+from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 
 app = typer.Typer()
@@ -54,7 +56,7 @@ async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
         models = [await stack.enter_async_context(_started(terms)) for terms in config.models]
         evidence = Evidence(home / "evidence.sqlite")
         stack.callback(evidence.close)
-        height = await stack.enter_async_context(_following(config))
+        chain = await stack.enter_async_context(_following(config))
         agent = Agent(
             config,
             key,
@@ -62,7 +64,8 @@ async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
             evidence,
             software=f"tallystick/{version('tallystick')}",
             hardware=look().line(),
-            chain_height=height,
+            chain_height=lambda: chain.height,
+            settles=lambda: chain.coordinator,
         )
         await stack.enter_async_context(listen(home, lambda request: control(agent, home, request)))
         await stack.enter_async_context(_watching(config, evidence))
@@ -95,19 +98,27 @@ async def _started(terms: ModelConfig) -> AsyncIterator[ServedModel]:
         await engine.close()
 
 
+@dataclass(slots=True)
+class _Chain:
+    """The chain as this agent sees it itself: its height, and the Ledger's coordinator (None: not known)."""
+
+    height: int = 0
+    coordinator: Address | None = None
+
+
 @asynccontextmanager
-async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]:
-    """Give a function that tells the chain's height as this agent saw it itself; 0 if it cannot."""
-    seen = 0
+async def _following(config: ProviderConfig) -> AsyncIterator[_Chain]:
+    """Give what the chain says, kept up to date where there is an RPC to ask."""
+    chain = _Chain()
 
     async def follow() -> None:
-        nonlocal seen
         while True:
             try:
                 async with operator_of(config) as operator:
                     while True:
                         block = await operator.connection.block()
-                        seen = max(seen, block.number if block else 0)
+                        chain.height = max(chain.height, block.number if block else 0)
+                        chain.coordinator = to_address(await operator.ledger.read("coordinator"))
                         await asyncio.sleep(HEIGHT_SECONDS)
             except (EvmError, NoChain) as error:
                 log.warning("chain_unreachable", reason=str(error))
@@ -115,7 +126,7 @@ async def _following(config: ProviderConfig) -> AsyncIterator[Callable[[], int]]
 
     task = asyncio.create_task(follow(), name="height") if config.rpc_url else None
     try:
-        yield lambda: seen
+        yield chain
     finally:
         if task is not None:
             task.cancel()

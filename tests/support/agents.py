@@ -59,12 +59,17 @@ def a_config(
     return ProviderConfig(**(fields | changes))
 
 
-def an_agent(config: ProviderConfig, home: Path, number: int = 1, engine: Engine | None = None) -> Agent:
+def an_agent(
+    config: ProviderConfig,
+    home: Path,
+    number: int = 1,
+    engine: Engine | None = None,
+    settles: Callable[[], Address | None] = lambda: None,
+) -> Agent:
     """Return an agent that has not started; its evidence is open and is closed by `running`."""
     model = ServedModel(engine or EchoEngine(), config.models[0])
-    return Agent(
-        config, key_of(number), [model], Evidence(home / "evidence.sqlite"), software="test", hardware="test"
-    )
+    evidence = Evidence(home / "evidence.sqlite")
+    return Agent(config, key_of(number), [model], evidence, software="test", hardware="test", settles=settles)
 
 
 @contextlib.asynccontextmanager

@@ -357,3 +357,25 @@ def _with_height(agent: Agent, height: int) -> Agent:
         hardware="test",
         chain_height=lambda: height,
     )
+
+
+async def test_work_of_somebody_who_does_not_settle_is_not_taken(tmp_path: Path) -> None:
+    """Whose signature the Ledger does not know cannot promise anything, however well it is signed."""
+    chain = [key_of(7).address]
+    offers: list[Line] = []
+    answered: list[Finished] = []
+
+    async def offer(line: Line) -> None:
+        offers.append(line)
+        await line.send(a_job(agent))
+        answered.append(await line.next(Finished))
+        await idle(line)
+
+    async with scripted_coordinator(offer) as url:
+        agent = an_agent(a_config(url), tmp_path, settles=lambda: chain[0])
+        async with running(agent):
+            await eventually(lambda: len(offers) == 2)
+            assert not answered
+            assert agent.evidence.recent(1) == []
+            chain[0] = IDENTITY.challenge().coordinator
+            await eventually(lambda: len(answered) == 1)
