@@ -367,11 +367,7 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
 
 def admitted_models(settings: Settings) -> frozenset[ModelId] | None:
     """Return the models that may be offered, None for any. Raises ValueError for a bad catalog file."""
-    if settings.open_catalog:
-        return None
-    if settings.catalog_file is None:
-        raise ValueError("a closed catalog needs TALLYSTICK_CATALOG_FILE; `tallystick models add` writes it")
-    return read_catalog_file(settings.catalog_file)
+    return None if settings.open_catalog else read_catalog_file(settings.catalog_path)
 
 
 def read_key(settings: Settings) -> SigningKey:

@@ -103,8 +103,9 @@ class Settings(BaseSettings):
 
     # Models and nodes
     open_catalog: bool = Field(True, description="Any model that a staked node offers is admitted.")
-    catalog_file: Path | None = Field(
-        None, description="Manifests that are admitted when the catalog is not open."
+    catalog_file: Path = Field(
+        Path("catalog.json"),
+        description="The models that a closed catalog admits; relative: in the data directory.",
     )
     aliases: dict[str, str] = Field(
         default_factory=dict,
@@ -167,6 +168,11 @@ class Settings(BaseSettings):
     def coordinator_key_file(self) -> Path:
         """The coordinator's key file, in the data directory unless its path is absolute."""
         return self.data_dir / self.coordinator_key
+
+    @cached_property
+    def catalog_path(self) -> Path:
+        """The catalog file, in the data directory unless its path is absolute."""
+        return self.data_dir / self.catalog_file
 
     @cached_property
     def default_ask(self) -> tuple[NanoUsd, NanoUsd]:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -216,6 +217,22 @@ def _store(path: Path, blob: bytes) -> None:
     half = path.with_suffix(f".{os.getpid()}.part")
     half.write_bytes(blob)
     half.replace(path)
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedModel:
+    """A model that the books know, whether or not a node serves it now."""
+
+    id: ModelId
+    name: str
+    numerics: str
+
+
+def admitted_before(session: Session) -> list[AdmittedModel]:
+    """Return the models in the books, by name."""
+    rows = session.scalars(select(ModelRow)).all()
+    found = [AdmittedModel(ModelId(row.id), row.name, decode_manifest(row.manifest).numerics) for row in rows]
+    return sorted(found, key=lambda model: model.name)
 
 
 def read_catalog_file(path: Path) -> frozenset[ModelId]:

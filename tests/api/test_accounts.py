@@ -32,7 +32,9 @@ def test_an_address_has_one_account(server: Server) -> None:
         assert (again.status_code, again.json()["error"]["code"]) == (409, "account_exists")
 
 
-@pytest.mark.parametrize("email", ["", "nobody", "a@b@c.com", "x" * 300 + "@example.com", "a@example.com\nBcc: b@c.d"])
+@pytest.mark.parametrize(
+    "email", ["", "nobody", "a@b@c.com", "x" * 300 + "@example.com", "a@example.com\nBcc: b@c.d"]
+)
 def test_what_is_no_address_is_refused(server: Server, email: str) -> None:
     with server.http() as client:
         answer = client.post("/v1/accounts", json={"email": email})

@@ -143,7 +143,7 @@ def test_unknown_fields_are_passed_over(client: OpenAI) -> None:
 
 
 def test_any_text_comes_back_as_it_went(client: OpenAI) -> None:
-    said = "naïve — “quoted” 🎻 \\n {\"a\": 1} \u0000 end"
+    said = 'naïve — “quoted” 🎻 \\n {"a": 1} \u0000 end'
     assert ask(client, said).choices[0].message.content == said
 
 

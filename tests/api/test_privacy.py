@@ -54,7 +54,9 @@ def test_no_prompt_and_no_key_is_logged(
             client.post("/v1/completions", json={"model": "echo", "prompt": marker})
             client.post("/v1/chat/completions", json=body | {"stop": marker, "n": marker})
             client.post("/v1/chat/completions", content=f'{{"model": "{marker}" nonsense')
-            client.post("/v1/chat/completions", json=body | {"messages": [*says(marker), *says(BREAK_MIDWAY)]})
+            client.post(
+                "/v1/chat/completions", json=body | {"messages": [*says(marker), *says(BREAK_MIDWAY)]}
+            )
             client.get("/v1/models/" + marker, params={"api_key": consumer["api_key"]})
             made = client.post("/v1/keys", json={"name": marker}).json()
         with server.http("tsk_" + marker) as client:
@@ -105,6 +107,10 @@ def test_a_bug_is_recorded_without_what_was_said_and_tells_the_caller_nothing(
 
 def test_answers_with_secrets_are_not_kept_by_caches(server: Server, consumer: dict[str, Any]) -> None:
     with server.http(consumer["api_key"]) as client:
-        for answer in (client.get("/v1/balance"), client.post("/v1/keys", json={}), client.get("/v1/receipts")):
+        for answer in (
+            client.get("/v1/balance"),
+            client.post("/v1/keys", json={}),
+            client.get("/v1/receipts"),
+        ):
             assert isinstance(answer, httpx.Response)
             assert answer.headers["cache-control"] == "no-store"

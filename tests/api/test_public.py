@@ -119,9 +119,11 @@ def test_metrics_can_be_read_and_count_by_route(server: Server, consumer: dict[s
         client.get("/nowhere/1")
         client.get("/nowhere/2")
     after = counted()
-    assert after["GET", "/v1/receipts/{receipt_id}", "404"] - before.get(
-        ("GET", "/v1/receipts/{receipt_id}", "404"), 0
-    ) == 2
+    assert (
+        after["GET", "/v1/receipts/{receipt_id}", "404"]
+        - before.get(("GET", "/v1/receipts/{receipt_id}", "404"), 0)
+        == 2
+    )
     assert after["GET", "unknown", "404"] - before.get(("GET", "unknown", "404"), 0) == 2
     assert not any("nowhere" in route for _, route, _ in after)
 

@@ -191,7 +191,9 @@ def test_an_exhausted_key_still_lists_models_and_reads_its_balance(
     server: Server, consumer: dict[str, Any]
 ) -> None:
     with server.http(consumer["api_key"]) as owner:
-        made = owner.post("/v1/keys", json={"name": "poor", "scope": "inference", "cap_usd": "0.000001"}).json()
+        made = owner.post(
+            "/v1/keys", json={"name": "poor", "scope": "inference", "cap_usd": "0.000001"}
+        ).json()
     with server.http(made["key"]) as client:
         answer = client.post(CHAT, json=GOOD)
         assert (answer.status_code, error_of(answer)["code"]) == (402, "key_cap_reached")

@@ -123,7 +123,9 @@ def test_a_signature_under_another_text_is_refused(visitor: httpx.Client, wallet
     assert answer.status_code == 401
 
 
-@pytest.mark.parametrize(("signature", "status"), [("0x00", 401), ("", 401), ("0x" + "ff" * 65, 401), ("zz", 400)])
+@pytest.mark.parametrize(
+    ("signature", "status"), [("0x00", 401), ("", 401), ("0x" + "ff" * 65, 401), ("zz", 400)]
+)
 def test_what_is_no_signature_is_refused(
     visitor: httpx.Client, wallet: SigningKey, signature: str, status: int
 ) -> None:
@@ -150,7 +152,11 @@ def test_a_wallet_deposits_spends_and_consents(server: Server, visitor: httpx.Cl
             assert balance["balance_nano_usd"] == str(USD - spent)
             assert balance["available_nano_usd"] == str(50_000_000 - spent)
             assert balance["authorized_nano_usd"] == balance["consented_nano_usd"] == "0"
-            (why,) = [one for one in balance["unavailable"] if "allowance" in one["reason"] or one["amount_nano_usd"]]
+            (why,) = [
+                one
+                for one in balance["unavailable"]
+                if "allowance" in one["reason"] or one["amount_nano_usd"]
+            ]
             assert int(why["amount_nano_usd"]) == USD - 50_000_000
             assert why["release_by"]
 

@@ -212,10 +212,10 @@ def a_server(place: Place, folder: Path, *, with_node: bool = True, **changes: A
 async def _running(
     place: Place, folder: Path, with_node: bool, changes: dict[str, Any]
 ) -> AsyncIterator[Server]:
-    listener = socket.socket()
-    listener.bind(("127.0.0.1", 0))
-    settings = _settings(place, folder, listener.getsockname()[1], changes)
     async with contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        settings = _settings(place, folder, listener.getsockname()[1], changes)
         parts = await stack.enter_async_context(coordinator(settings, is_local=True))
         app = await stack.enter_async_context(parts.running())
         await stack.enter_async_context(_serving(app, listener))
@@ -275,8 +275,10 @@ async def _agent(server: Server) -> AsyncIterator[Agent]:
     agent = an_agent(server.place.config(f"{server.url}/v1"), home, NODE, ActingEngine(server.acts))
     async with running(agent):
         await eventually(
-            lambda: any(node.eligible for node in server.parts.hub.nodes())
-            and all(server.parts.catalog.by_id(model) for model in agent.models),
+            lambda: (
+                any(node.eligible for node in server.parts.hub.nodes())
+                and all(server.parts.catalog.by_id(model) for model in agent.models)
+            ),
             15,
         )
         yield agent

@@ -100,6 +100,11 @@ def create(
     return bool(result.rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult
 
 
+def on_credit(session: Session) -> Sequence[Account]:
+    """Return the accounts without a wallet, by email."""
+    return session.scalars(_whole().where(A.c.kind == AccountKind.EMAIL.value).order_by(A.c.email)).all()
+
+
 def find(session: Session, account_id: str) -> Account | None:
     """Return the account as it is now."""
     found: Account | None = session.scalar(_whole().where(A.c.id == account_id))
