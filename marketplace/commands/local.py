@@ -49,7 +49,7 @@ async def _deployed(
             if not await connection.has_code(known.ledger):
                 # New contracts under old books would owe what they never got.
                 raise BadDeployment(
-                    f"the local chain has lost the contracts that the books in {settings.data_dir} are about; "
+                    f"the local chain has lost the contracts that the books in {settings.data_dir} are for; "
                     "move that folder away, or choose another --data-dir"
                 )
             known.save(path)
