@@ -1,4 +1,4 @@
-"""The composition root: which implementation stands behind which port, who gets whom, and in what order it starts."""
+"""The composition root: what stands behind which port, who gets whom, and in what order it starts."""
 
 import os
 import secrets

@@ -1,4 +1,4 @@
-"""Structured logs: one event a line, in words or as JSON. Prompts, answers and keys are never given to them."""
+"""Structured logs: one event a line, in words or as JSON, never with prompts, answers or keys."""
 
 import logging
 import sys

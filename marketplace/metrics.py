@@ -1,4 +1,4 @@
-"""What Prometheus reads at `/metrics`. Gauges ask the live parts when they are read, so nothing keeps two counts."""
+"""What Prometheus reads at `/metrics`. Gauges ask the live parts when read, so nothing is counted twice."""
 
 from collections.abc import Callable
 from typing import Final

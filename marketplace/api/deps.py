@@ -58,7 +58,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class AccountServices:
-    """The services behind the account's routes. `mails_links` says whether sign-ups wait for a mailed link."""
+    """The services behind the account's routes."""
 
     gate: Gate
     accounts: Accounts
@@ -72,7 +72,8 @@ def bearer(request: Request) -> str:
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not secret.strip():
         raise NotAuthenticated(
-            "No API key was sent. Send `Authorization: Bearer tsk_…`; make one with: tallystick account sign-up",
+            "No API key was sent. Send `Authorization: Bearer tsk_…`; make one with: "
+            "tallystick account sign-up",
             code="missing_api_key",
         )
     return secret.strip()

@@ -47,7 +47,7 @@ class AccessLog:
     """Logs each request's route, status and time, and turns what escapes into an answer."""
 
     def __init__(self, app: ASGIApp, observe: Observe, patterns: Mapping[Any, str]) -> None:
-        """`patterns` names the route of each endpoint: paths carry ids, and metrics must not grow with them."""
+        """`patterns` names each endpoint's route: paths carry ids, and metrics must not grow with them."""
         self._app = app
         self._observe = observe
         self._patterns = patterns

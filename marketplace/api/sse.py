@@ -28,9 +28,9 @@ def event(data: Any) -> bytes:
 class EventStream:
     """An ASGI response that sends the chunks of `events` as they come.
 
-    While none comes it sends comments, so that proxies keep the connection. When the reader leaves, `events` is
-    cancelled where it waits and closed: its own clean-up stops the job. A slow reader holds the loop at `send`;
-    nothing is queued here.
+    While none comes it sends comments, so that proxies keep the connection. When the reader leaves, `events`
+    is cancelled where it waits and closed: its own clean-up stops the job. A slow reader holds the loop at
+    `send`; nothing is queued here.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:

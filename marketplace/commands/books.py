@@ -1,4 +1,4 @@
-"""`tallystick books …`: the coordinator's books, opened where they lie; a coordinator may run on them meanwhile."""
+"""`tallystick books …`: the books, opened where they lie; a coordinator may run on them meanwhile."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -59,17 +59,22 @@ def local_settings(data_dir: Path | None) -> Settings:
 @asynccontextmanager
 async def open_books(settings: Settings) -> AsyncIterator[Database]:
     """Give the books, which must exist already. Raises CommandFailed if they do not, or Unavailable."""
-    path = Path(settings.books_url.removeprefix(FILE_URL))
-    if settings.books_url.startswith(FILE_URL) and not path.is_file():
-        raise CommandFailed(
-            f"there are no books at {path}; start the coordinator there first (tallystick up), or name its "
-            "--data-dir"
-        )
+    _require_books(settings.books_url)
     database = await Database.open(settings.books_url)
     try:
         yield database
     finally:
         await database.close()
+
+
+def _require_books(url: str) -> None:
+    """Raise CommandFailed for a file that is not there: opening it would make empty books."""
+    path = Path(url.removeprefix(FILE_URL))
+    if url.startswith(FILE_URL) and not path.is_file():
+        raise CommandFailed(
+            f"there are no books at {path}; start the coordinator there first (tallystick up), or name its "
+            "--data-dir"
+        )
 
 
 async def _audit(settings: Settings) -> Report:

@@ -124,20 +124,21 @@ async def _up(
 
 async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | None) -> None:
     serving = asyncio.create_task(server.serve())
-    while not server.started and not serving.done():
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.02)
     if server.started:
         told = describe(parts)
         if json_file is not None:
             _write(json_file, told)
         console.print(
-            f"Tallystick is up at [bold]{told['base_url']}[/bold], chain {told['chain_id']} at {told['rpc_url']}"
+            f"Tallystick is up at [bold]{told['base_url']}[/bold], "
+            f"chain {told['chain_id']} at {told['rpc_url']}"
         )
     try:
         await _until_ended(serving, parts)
     finally:
         if json_file is not None:
-            json_file.unlink(missing_ok=True)
+            json_file.unlink(missing_ok=True)  # noqa: ASYNC240 - nothing is served any more
 
 
 async def _until_ended(serving: "asyncio.Task[None]", parts: Coordinator) -> None:
@@ -147,7 +148,8 @@ async def _until_ended(serving: "asyncio.Task[None]", parts: Coordinator) -> Non
         # uvicorn ends the process when it cannot listen; its own log line says no more than we do.
         settings = parts.settings
         raise CommandFailed(
-            f"{settings.host}:{settings.port} cannot be listened on; is something else there? Choose another --port"
+            f"{settings.host}:{settings.port} cannot be listened on; is something else there? "
+            "Choose another --port"
         ) from error
 
 

@@ -82,7 +82,7 @@ def _account(session: Session, email: str) -> Account:
     account = accounts.by_email(session, address)
     if account is None:
         raise NotFound(
-            f"There is no account of {address}. Its owner opens it with: tallystick account sign-up {address}",
+            f"There is no account of {address}. Its owner opens it: tallystick account sign-up {address}",
             code="account_not_found",
         )
     return account

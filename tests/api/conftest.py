@@ -1,17 +1,28 @@
 """One coordinator for all tests here, and consumers to ask it."""
 
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import structlog
 from openai import OpenAI
 
 from tests.support.servers import Place, Server, a_place, a_server
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_logs() -> Iterator[None]:
+    """The coordinator logs from its own thread, into whatever a test captures; privacy has tests of its own."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

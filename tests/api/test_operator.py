@@ -36,7 +36,7 @@ def test_a_grant_can_be_spent_at_once(
 ) -> None:
     drained = run(server, "credit", "revoke", email, "100")
     assert (drained["revoked_usd"], drained["available_usd"]) == ("1.00", "0.00")
-    with pytest.raises(Exception, match="0.00 is available"):
+    with pytest.raises(Exception, match=r"0\.00 is available"):
         ask(client, "hello")
     given = run(server, "credit", "grant", email, "0.25", "--reference", f"invoice of {email}")
     assert (given["given_usd"], given["available_usd"]) == ("0.25", "0.25")
@@ -56,7 +56,7 @@ def test_a_grant_can_be_spent_at_once(
 
 
 def test_grants_end_where_the_deposit_ends(server: Server, email: str) -> None:
-    refused = run(server, "credit", "grant", email, "101", code=1)
+    refused = run(server, "credit", "grant", email, "10001", code=1)
     assert "not promised yet" in refused
     assert run(server, "credit", "grant", email, "100000000000", code=1)
     for amount in ("0", "x"):

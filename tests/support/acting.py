@@ -1,4 +1,4 @@
-"""An engine whose answers follow what the prompt says, so that a test chooses a node's behaviour by its message."""
+"""An engine whose answers follow what the prompt says: a test chooses a node's behaviour by its message."""
 
 import asyncio
 import hashlib

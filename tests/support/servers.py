@@ -1,4 +1,4 @@
-"""A whole coordinator on a real socket: its own books, the contracts on a local chain, real agents at its hub.
+"""A whole coordinator on a real socket: its own books, contracts on a local chain, real agents at its hub.
 
 It runs in a thread with an event loop of its own, so that tests can use the official, blocking clients.
 """
@@ -44,6 +44,8 @@ OPERATOR = SigningKey(OPERATOR_SECRET)
 NODE = 4711
 COORDINATOR_SECRET = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
 """Anvil's account 1, which the contracts know as their coordinator; everybody has this key."""
+DEPOSIT = 10_000 * USD
+"""The treasury's: a dollar for each account that a test opens."""
 PATIENCE = 30
 
 
@@ -125,7 +127,7 @@ def a_place() -> Iterator[Place]:
     """Give the contracts on a fresh chain, with one staked node."""
     background = Background()
     try:
-        with anvil_process() as url, background.hold(market_at(url)) as market:
+        with anvil_process() as url, background.hold(market_at(url, deposit=DEPOSIT)) as market:
             place = Place(background, market)
             background.do(_stake(place))
             yield place
@@ -286,7 +288,7 @@ async def _agent(server: Server) -> AsyncIterator[Agent]:
 
 async def _until(is_it: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(15):
-        while not await is_it():
+        while not await is_it():  # noqa: ASYNC110 - books have no event
             await asyncio.sleep(0.02)
 
 

@@ -191,8 +191,8 @@ def _job(
     room = model.context_length - len(ids)
     if room < 1:
         raise BadRequest(
-            f"The prompt has {len(ids)} tokens; the model's context of {model.context_length} leaves no room for an "
-            "answer. Shorten it.",
+            f"The prompt has {len(ids)} tokens; the model's context of {model.context_length} leaves no room "
+            "for an answer. Shorten it.",
             code="context_length_exceeded",
             param="messages" if isinstance(body, ChatBody) else "prompt",
         )
@@ -288,7 +288,7 @@ async def _chunks(
     *,
     with_usage: bool,
 ) -> AsyncGenerator[bytes, None]:
-    """Give the events of one streamed answer. A failure in the middle is an `error` event without `[DONE]`."""
+    """Give the events of one streamed answer; a failure in the middle is an `error` without `[DONE]`."""
     head = frame.head() | ({"usage": None} if with_usage else {})
     happened: JobEvent | None = first
     try:

@@ -14,7 +14,8 @@ def model_object(
 ) -> dict[str, Any]:
     """Return a model as OpenAI's clients read it, and what this market knows of it beside.
 
-    `called` is the alias it was asked for by. Prices are the lowest that live nodes ask, USD per million tokens.
+    `called` is the alias it was asked for by. Prices are the lowest that live nodes ask, in USD per million
+    tokens.
     """
     asks = [node.asks[model.id] for node in nodes if model.id in node.asks and node.eligible]
     return {

@@ -1,7 +1,7 @@
-"""Bodies of `/v1/chat/completions` and `/v1/completions`: read, checked, turned into the protocol's parameters.
+"""Bodies of `/v1/chat/completions` and `/v1/completions`: read, checked, made the protocol's parameters.
 
-Unknown fields are ignored, as OpenAI's clients and their plugins send many. Known fields that this market cannot
-honour get a clear 400 rather than an answer that ignores them.
+Unknown fields are ignored, as OpenAI's clients and their plugins send many. Known fields that this market
+cannot honour get a clear 400 rather than an answer that ignores them.
 """
 
 from typing import Any, Final, TypeVar
@@ -262,7 +262,7 @@ def _part(part: Any, place: str) -> str:
 
 
 def _invalid(message: str) -> BadRequest:
-    """Return msgspec's finding (`Expected `int`, got `str` - at `$.max_tokens``) with the field as `param`."""
+    """Return msgspec's finding (`Expected `int` … - at `$.max_tokens``) with the field as `param`."""
     _, _, place = message.partition(" - at `$")
     missing = message.partition("missing required field `")[2].partition("`")[0]
     name = missing or place.strip("`").lstrip(".") or None
