@@ -18,7 +18,6 @@ from marketplace.domain.errors import NotFound, Refused
 from marketplace.domain.ports.clock import Clock
 from marketplace.storage.database import Database
 from marketplace.storage.tables import ModelRow
-from tallystick.models.chat import render_chat
 from tallystick.models.manifest import (
     BYTES_TOKENIZER,
     OPAQUE_TOKENIZER,
@@ -27,6 +26,7 @@ from tallystick.models.manifest import (
     decode_manifest,
     model_id,
 )
+from tallystick.models.renderer import Renderer
 from tallystick.models.tokenizer import BadTokenizer, Tokenizer, load_tokenizer
 from tallystick.protocol.frames import ModelOffer
 from tallystick.protocol.ids import ModelId, to_bytes32
@@ -68,6 +68,7 @@ class Catalog:
         self._by_name: dict[str, CatalogModel] = {}
         self._names: dict[str, ModelId] = {}
         self._admitting = asyncio.Lock()
+        self._renderer = Renderer()
 
     @classmethod
     async def open(
@@ -176,7 +177,7 @@ class Catalog:
         admitted_at_ms: int,
     ) -> CatalogModel:
         model = CatalogModel(
-            wanted, name, manifest, tokenizer, partial(render_chat, manifest), admitted_at_ms
+            wanted, name, manifest, tokenizer, partial(self._renderer.render, manifest), admitted_at_ms
         )
         self._names[name] = wanted
         self._by_id[wanted] = self._by_name[name] = model
