@@ -1,8 +1,8 @@
 """Chat templates in a process of their own, since they come from strangers.
 
 Jinja's sandbox keeps a template away from the machine, but not from its time and memory: a few lines can loop
-for years or fill any memory. Here the kernel ends the process that does. A template that was the end of one is
-not tried again for a while.
+for years or fill any memory. Here the kernel ends the process that does. A template that was the end of one
+is not tried again for a while.
 
     parent ── template (once), messages ──▶ child: half a second of CPU a prompt, a gigabyte of memory
            ◀── prompt, or what is wrong ───

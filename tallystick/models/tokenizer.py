@@ -5,10 +5,11 @@ text piece by piece: what it has given never changes, and never ends inside of a
 """
 
 import codecs
+import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import tokenizers
@@ -56,7 +57,10 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Return the ids of `text`; special tokens spelled out in it become their ids."""
+        """Return the ids of `text`; special tokens spelled out in it become their ids.
+
+        Raises BadTokenizer if the tokenizer breaks on it.
+        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -112,6 +116,20 @@ class ByteTokenizer:
         return _ByteStream(_joined_bytes, resume_ids)
 
 
+@contextlib.contextmanager
+def _without_panics() -> Iterator[None]:
+    """Raise BadTokenizer where the library panics, as on a pattern that backtracks without end.
+
+    A panic is no Exception: it would pass every handler and end the task that decodes a stranger's tokens.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise BadTokenizer(f"the tokenizer breaks on this input: {error}") from error
+
+
 class HfTokenizer:
     """A tokenizer.json of the `tokenizers` library."""
 
@@ -131,12 +149,14 @@ class HfTokenizer:
         self._pieces: dict[int, bytes] = {}
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        with _without_panics():
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         try:
-            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+            with _without_panics():
+                text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         except (OverflowError, TypeError) as error:
             raise BadTokenizer(f"not token ids: {error}") from error
         return text

@@ -1,8 +1,10 @@
 import hashlib
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -122,3 +124,14 @@ def test_a_tokenizer_must_be_the_one_that_the_manifest_names() -> None:
         load_tokenizer(hashlib.sha256(b"{}").hexdigest(), b"{}")
     with pytest.raises(BadTokenizer, match="does not show"):
         load_tokenizer("", b"")
+
+
+def test_a_tokenizer_that_panics_is_the_models_fault() -> None:
+    """The library's panics are no Exceptions: one would end whatever task decodes a node's tokens."""
+    riot = {"type": "Replace", "pattern": {"Regex": "(a|aa)+$"}, "content": ""}
+    word = "a" * 4000 + "b"
+    tokenizer = json.loads(tokenizers.Tokenizer(tokenizers.models.WordLevel({word: 0}, word)).to_str())
+    with pytest.raises(BadTokenizer, match="breaks on this input"):
+        HfTokenizer(json.dumps({**tokenizer, "decoder": riot}).encode()).decode([0])
+    with pytest.raises(BadTokenizer, match="breaks on this input"):
+        HfTokenizer(json.dumps({**tokenizer, "normalizer": riot}).encode()).encode(word)
