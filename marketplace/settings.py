@@ -1,7 +1,7 @@
 """Every setting of the coordinator, each from `TALLYSTICK_<NAME>` in the environment or a `.env` file.
 
-The only reader of the environment. Amounts are US dollars as decimal strings ("0.05"), prices US dollars
-per million tokens; the properties below give them in nano-dollars. Times say their unit in the name.
+The only reader of the environment. Amounts are US dollars as decimal strings ("0.05");
+the properties below give them in nano-dollars. Times say their unit in the name.
 """
 
 from functools import cached_property
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tallystick.protocol.money import BPS, NanoUsd, parse_price, parse_usd
+from tallystick.protocol.money import BPS, NanoUsd, parse_usd
 
 
 def _check_usd(text: str) -> str:
@@ -20,13 +20,7 @@ def _check_usd(text: str) -> str:
     return text
 
 
-def _check_price(text: str) -> str:
-    parse_price(text)
-    return text
-
-
 Usd = Annotated[str, AfterValidator(_check_usd)]
-UsdPerMillion = Annotated[str, AfterValidator(_check_price)]
 
 
 class Settings(BaseSettings):
@@ -64,12 +58,6 @@ class Settings(BaseSettings):
 
     # Money
     fee_bps: int = Field(500, ge=0, le=BPS, description="The market's share of a charge, in basis points.")
-    default_input_price: UsdPerMillion = Field(
-        "0.30", description="Ask of a node that names none, input tokens."
-    )
-    default_output_price: UsdPerMillion = Field(
-        "0.30", description="Ask of a node that names none, output tokens."
-    )
     default_max_tokens: int = Field(256, ge=1, description="max_tokens of a request that has none.")
     unsigned_allowance_usd: Usd = Field(
         "0.05", description="How far a wallet may run ahead of what it authorized or signed for."
@@ -95,7 +83,7 @@ class Settings(BaseSettings):
     open_sign_up: bool = Field(True, description="Anybody may make an account with an e-mail address.")
     smtp_url: SecretStr = Field(
         SecretStr(""),
-        description="smtp://user:password@host:587; empty: mails go to the log and the data directory.",
+        description="smtp://user:password@host:587; empty: accounts open at once, and mails lie in the data directory.",
     )
     mail_from: str = Field("tallystick@localhost", description="Sender of mails.")
     session_hours: float = Field(24 * 7, gt=0, description="How long a sign-in lasts.")
@@ -173,11 +161,6 @@ class Settings(BaseSettings):
     def catalog_path(self) -> Path:
         """The catalog file, in the data directory unless its path is absolute."""
         return self.data_dir / self.catalog_file
-
-    @cached_property
-    def default_ask(self) -> tuple[NanoUsd, NanoUsd]:
-        """The default prices, nano-dollars per input and output token."""
-        return parse_price(self.default_input_price), parse_price(self.default_output_price)
 
     @cached_property
     def unsigned_allowance(self) -> NanoUsd:

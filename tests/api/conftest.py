@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_logs() -> Iterator[None]:
-    """The coordinator logs from its own thread, into whatever a test captures; privacy has tests of its own."""
+    """The coordinator logs from its own thread, into whatever a test captures; test_privacy looks at logs."""
     before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     yield

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import httpx
 import uvicorn
+from fastapi import FastAPI
 from openai import OpenAI
 from sqlalchemy.orm import Session
 
@@ -154,6 +155,7 @@ class Server:
     parts: Coordinator
     folder: Path
     acts: Acts
+    app: FastAPI
     agent: Agent | None = None
 
     @property
@@ -221,7 +223,7 @@ async def _running(
         parts = await stack.enter_async_context(coordinator(settings, is_local=True))
         app = await stack.enter_async_context(parts.running())
         await stack.enter_async_context(_serving(app, listener))
-        server = Server(place, parts, folder, place.acts)
+        server = Server(place, parts, folder, place.acts, app)
         await _until(lambda: _treasury_is_seen(parts))
         if with_node:
             server.agent = await stack.enter_async_context(_agent(server))

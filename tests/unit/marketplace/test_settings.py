@@ -20,7 +20,6 @@ def test_the_defaults_are_a_market_on_this_machine() -> None:
     settings = Settings()
     assert settings.books_url == f"sqlite+pysqlite:///{Path.cwd()}/.tallystick/books.sqlite"
     assert settings.address == "http://127.0.0.1:8080"
-    assert settings.default_ask == (300, 300)
     assert (settings.default_max_tokens, settings.fee_bps) == (256, 500)
 
 
