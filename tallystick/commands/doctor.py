@@ -92,7 +92,10 @@ def _market(credentials: Credentials) -> Check:
         told = given.raise_for_status().json()
     except (httpx.HTTPError, ValueError) as error:
         return Check(
-            "market", False, f"{credentials.base_url} does not answer as a coordinator: {error}", advice
+            "market",
+            False,
+            f"{credentials.base_url} does not answer as a coordinator: {_line(error)}",
+            advice,
         )
     if (away := _clock_difference(given)) > MOST_CLOCK_SECONDS:
         return Check(
@@ -101,6 +104,11 @@ def _market(credentials: Credentials) -> Check:
     return Check(
         "market", True, f"{credentials.base_url}, chain {told['chain_id']}, share {told['fee_bps'] / 100:g} %"
     )
+
+
+def _line(error: Exception) -> str:
+    """Return the first line of what a library says; the others are links to its own help."""
+    return str(error).split("\n")[0]
 
 
 def _clock_difference(given: httpx.Response) -> float:

@@ -1,14 +1,16 @@
 """What every consumer's command needs: the market's API, and the chain behind it."""
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from rich.markup import escape
 
-from tallystick.commands.console import CommandFailed
-from tallystick.commands.credentials import Credentials, load_credentials
+from tallystick.commands.console import CommandFailed, errors
+from tallystick.commands.credentials import Credentials, home, load_credentials, write_private
 from tallystick.evm import Connection, Contract, Wallet
 from tallystick.evm.connection import connected
 from tallystick.protocol.eip712 import Domain
@@ -16,6 +18,10 @@ from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 from tallystick.sdk.answers import TallystickError
 from tallystick.sdk.core import raise_for_status
+
+
+class Unreachable(CommandFailed):
+    """Nobody answers at the market's address."""
 
 
 class Api:
@@ -50,14 +56,18 @@ class Api:
             with httpx.Client(base_url=self.credentials.base_url, timeout=30.0) as http:
                 return http.request(method, path.lstrip("/"), **given)
         except httpx.HTTPError as error:
-            raise CommandFailed(
+            raise Unreachable(
                 f"{self.credentials.base_url} cannot be reached ({error}); "
                 "set TALLYSTICK_URL if it is elsewhere"
             ) from error
 
     def market(self) -> "MarketInfo":
-        """Return which chain and contracts the market is on."""
-        told = self.call("GET", "/market")
+        """Return which chain and contracts the market is on.
+
+        When its coordinator is out of reach, this is what it said last: whoever has money in the contracts
+        must be able to leave without it.
+        """
+        told = self._market()
         contracts = told["contracts"]
         return MarketInfo(
             chain_id=int(told["chain_id"]),
@@ -68,6 +78,20 @@ class Api:
             rpc_url=self.credentials.rpc_url or told.get("rpc_url") or "",
             is_local=bool(told.get("local")),
         )
+
+    def _market(self) -> Any:
+        path = home() / "markets.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        try:
+            told = self.call("GET", "/market")
+        except Unreachable as error:
+            if self.credentials.base_url not in known:
+                raise
+            errors.print(f"{escape(str(error))}\nGoing on with what it said last.", style="yellow")
+            return known[self.credentials.base_url]
+        if known.get(self.credentials.base_url) != told:
+            write_private(path, json.dumps(known | {self.credentials.base_url: told}, indent=2))
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,4 +151,7 @@ def _json(given: httpx.Response) -> Any:
     try:
         return given.json()
     except ValueError as error:
-        raise TallystickError(given.status_code, f"{given.url} did not answer with JSON") from error
+        raise TallystickError(
+            given.status_code,
+            f"{given.url} does not answer as a coordinator; set TALLYSTICK_URL if it is elsewhere",
+        ) from error

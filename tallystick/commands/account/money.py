@@ -7,10 +7,18 @@ import time
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from tallystick.commands.account.open_ import PassphraseFile
-from tallystick.commands.console import AsJson, CommandFailed, console, facts, foreseen, show
+from tallystick.commands.console import (
+    AsJson,
+    CommandFailed,
+    dollars,
+    errors,
+    facts,
+    foreseen,
+    short,
+    show,
+)
 from tallystick.commands.credentials import home, load_wallet, passphrase
 from tallystick.commands.market import Api, MarketInfo, OnChain, on_chain
 from tallystick.consents import ConsentBook, ReceiptRejected, check_receipt, default_directory
@@ -18,13 +26,14 @@ from tallystick.evm import Call, Contract, EvmError, Mined, Wallet
 from tallystick.permits import NoPermits, sign_permit
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
-from tallystick.protocol.money import NanoUsd, format_usd, from_units, parse_usd, to_units_down
+from tallystick.protocol.money import format_usd, from_units, parse_usd, to_units_down
 from tallystick.protocol.rendering import receipt_from_json
 from tallystick.sdk.answers import TallystickError
 
 app = typer.Typer()
 PERMIT_SECONDS = 1800
 GAS_ON_LOCAL_CHAIN = 10**18
+ACCOUNT_FIELDS = ("balance", "spent", "authorized", "earned")
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before sending.")]
 Amount = Annotated[str, typer.Argument(help="Dollars, like 5 or 0.25.")]
 
@@ -90,7 +99,7 @@ def deposit(
             **await _account(chain.ledger, wallet.address),
         }
 
-    show(_on_chain(secret, act), as_json, facts)
+    show(_on_chain(secret, act), as_json, _moved)
 
 
 @app.command("authorize")
@@ -112,7 +121,7 @@ def authorize(
         mined = await _send(wallet, call, f"authorize ${format_usd(more)} more", yes)
         return _sent(mined) | await _account(chain.ledger, wallet.address)
 
-    show(_on_chain(secret, act), as_json, facts)
+    show(_on_chain(secret, act), as_json, _moved)
 
 
 @app.command("add-consent-key")
@@ -226,8 +235,12 @@ async def _send(wallet: Wallet, call: Call, what: str, yes: bool) -> Mined:
     """Simulate, say what it does and costs, ask, send."""
     cost = await wallet.cost(call)
     if not yes:
-        console.print(f"This will {what}, for at most {cost.wei / 10**18:.6f} ETH of gas ({cost.gas} gas).")
-        typer.confirm("Send it?", abort=True)
+        # On stderr: with --json, stdout has the document and nothing else.
+        errors.print(
+            f"This will {what}, for at most {cost.wei / 10**18:.6f} of the chain's coin ({cost.gas} gas).",
+            markup=False,
+        )
+        typer.confirm("Send it?", abort=True, err=True)
     return await wallet.send(call)
 
 
@@ -240,8 +253,18 @@ async def _check_dollars(token: Contract, owner: Address, units: int) -> None:
 
 
 async def _account(ledger: Contract, owner: Address) -> dict[str, int]:
-    balance, spent, authorized, earned = await ledger.read("accountOf", owner)
-    return {"balance": balance, "spent": spent, "authorized": authorized, "earned": earned}
+    return dict(zip(ACCOUNT_FIELDS, await ledger.read("accountOf", owner), strict=True))
+
+
+def _moved(told: dict[str, Any]) -> Any:
+    return facts(
+        {
+            name.removesuffix("_usd"): f"${value}"
+            if name.endswith("_usd")
+            else (dollars(value) if name in ACCOUNT_FIELDS else value)
+            for name, value in told.items()
+        }
+    )
 
 
 def _sent(mined: Mined) -> dict[str, Any]:
@@ -274,28 +297,24 @@ def _all_receipts(api: Api) -> list[dict[str, Any]]:
 
 def _balance(told: dict[str, Any]) -> Any:
     pairs = {
-        name.removesuffix("_nano_usd"): f"${format_usd(NanoUsd(int(value)))}"
+        name.removesuffix("_nano_usd"): dollars(value)
         for name, value in told.items()
         if name.endswith("_nano_usd")
     }
     for part in told.get("unavailable", ()):
-        amount = format_usd(NanoUsd(int(part["amount_nano_usd"])))
-        pairs[f"not available: ${amount}"] = (
-            f"{part['reason']}; until {part.get('until') or 'then'}: {part['release_by']}"
+        until = f" until {part['until']}" if part.get("until") else ""
+        pairs[f"not available: {dollars(part['amount_nano_usd'])}"] = (
+            f"{part['reason']}{until}; released by: {part['release_by']}"
         )
     return facts(pairs)
 
 
-def _receipts(told: dict[str, Any]) -> Table:
-    table = Table("receipt", "tokens in", "tokens out", "charge", "node", "status")
+def _receipts(told: dict[str, Any]) -> str:
+    """Return two lines for each receipt: it is verified by its whole id, too long for a table."""
+    lines = []
     for one in told["data"]:
         receipt = one["receipt"]
-        table.add_row(
-            one["id"],
-            str(receipt["prompt_tokens"]),
-            str(receipt["output_tokens"]),
-            f"${format_usd(NanoUsd(int(one['charge_nano_usd'])))}",
-            receipt["node"],
-            one["status"],
-        )
-    return table
+        tokens = f"{receipt['prompt_tokens']} tokens in, {receipt['output_tokens']} out"
+        charge = dollars(one["charge_nano_usd"])
+        lines += [one["id"], f"    {tokens}, {charge}, {one['status']}, node {short(receipt['node'])}"]
+    return "\n".join(lines) or "There are no receipts yet."

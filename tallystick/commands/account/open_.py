@@ -139,4 +139,9 @@ def _session(api: Api, secret: bytes) -> Any:
 
 
 def _opened(told: dict[str, Any]) -> Any:
-    return facts({name: value for name, value in told.items() if value is not None})
+    shown = {"account_id": told.get("account_id"), "api_key": told.get("api_key")}
+    if told.get("credit_usd"):
+        shown["credit"] = f"${told['credit_usd']}"
+    if not told.get("api_key"):
+        shown["next"] = "tallystick account verify TOKEN, with the token that was mailed to you"
+    return facts(shown)
