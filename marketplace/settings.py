@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     open_sign_up: bool = Field(True, description="Anybody may make an account with an e-mail address.")
     smtp_url: SecretStr = Field(
         SecretStr(""),
-        description="smtp://user:password@host:587; empty: accounts open at once, and mails lie in the data directory.",
+        description="smtp://user:password@host:587; empty: accounts open at once, mails go to a folder.",
     )
     mail_from: str = Field("tallystick@localhost", description="Sender of mails.")
     session_hours: float = Field(24 * 7, gt=0, description="How long a sign-in lasts.")

@@ -21,9 +21,8 @@ HEAD: Final = """\
 Made from `marketplace/settings.py` by `scripts/docs`; change them there.
 
 Each is an environment variable, or a line of a `.env` file in the directory where the coordinator starts.
-Amounts are US dollars, as decimals. The options of `tallystick up` win over
-the environment; `tallystick up --local` chooses faster values for what nobody set. A value that makes no sense
-stops the start and is named.
+Amounts are US dollars, as decimals. The options of `tallystick up` win over the environment; `tallystick up
+--local` chooses faster values for what nobody set. A value that makes no sense stops the start and is named.
 """
 
 

@@ -8,11 +8,11 @@ from marketplace.domain.errors import BadRequest, Forbidden
 from marketplace.services import ledger
 from marketplace.storage.database import Database
 from marketplace.storage.queries import accounts
-from marketplace.storage.tables import ConsentKey
+from marketplace.storage.tables import Account, ConsentKey
 from tallystick.protocol.eip712 import Domain, consent_digest
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import BadSignature, recover
-from tallystick.protocol.money import MAX_NANO, NanoUsd
+from tallystick.protocol.money import MAX_NANO, NanoUsd, format_usd
 
 
 class Consents:
@@ -25,16 +25,19 @@ class Consents:
     async def store(self, account_id: str, spent: int, signature: bytes) -> NanoUsd:
         """Keep a consent to have spent `spent` nano-dollars ever; return the highest that is kept.
 
-        Raises BadRequest for an amount or signature that is wrong, Forbidden for an account without a wallet.
+        Raises BadRequest for a signature that is wrong, or an amount that the account has not spent: nobody
+        should sign ahead for what might come. Forbidden for an account without a wallet.
         """
         if not 0 <= spent <= MAX_NANO:
             raise BadRequest(f"{spent} is no amount of nano-dollars", param="spent")
 
         def work(session: Session) -> NanoUsd:
-            address, consented, signers = _signers(session, account_id)
-            self._check(address, spent, signature, signers)
+            account, signers = _signers(session, account_id)
+            self._check(to_address(account.address or ""), spent, signature, signers)
+            if spent > account.spent:
+                raise _ahead(spent, account.spent)
             ledger.store_consent(session, account_id, NanoUsd(spent), signature)
-            return NanoUsd(max(consented, spent))
+            return NanoUsd(max(account.consented, spent))
 
         return await self._database.write(work)
 
@@ -52,12 +55,20 @@ class Consents:
             )
 
 
-def _signers(session: Session, account_id: str) -> tuple[Address, int, set[Address]]:
-    """Return the account's address, its consent so far, and who may sign."""
+def _signers(session: Session, account_id: str) -> tuple[Account, set[Address]]:
+    """Return the account, and who may sign for it."""
     account = accounts.find(session, account_id)
     if account is None or account.address is None or account.kind != AccountKind.WALLET:
         raise Forbidden("Only an account with a wallet signs consents.", code="no_wallet")
     table = ConsentKey.__table__  # type: ignore[attr-defined]  # SQLModel makes it
     keys = session.scalars(select(table.c.address).where(table.c.account_id == account_id)).all()
-    address = to_address(account.address)
-    return address, account.consented, {address, *(to_address(key) for key in keys)}
+    return account, {to_address(account.address), *(to_address(key) for key in keys)}
+
+
+def _ahead(signed: int, spent: int) -> BadRequest:
+    return BadRequest(
+        f"the consent is to ${format_usd(NanoUsd(signed))}; this account has spent "
+        f"${format_usd(NanoUsd(spent))}. Sign for what was spent, not for what might be",
+        code="consent_beyond_spent",
+        param="spent",
+    )

@@ -170,7 +170,9 @@ def test_a_wallet_deposits_spends_and_consents(server: Server, visitor: httpx.Cl
 
         wrong = consent(spent + 5, SigningKey(os.urandom(32)))
         assert (wrong.status_code, wrong.json()["error"]["code"]) == (400, "wrong_signer")
-        foreign = consent(spent + 5, account="0x" + "11" * 20)
+        ahead = consent(spent + 1)
+        assert (ahead.status_code, ahead.json()["error"]["code"]) == (400, "consent_beyond_spent")
+        foreign = consent(spent, account="0x" + "11" * 20)
         assert (foreign.status_code, foreign.json()["error"]["param"]) == (400, "account")
         lower = consent(spent - 1)
         assert lower.json()["consented_nano_usd"] == str(spent)

@@ -45,7 +45,6 @@ def test_the_environment_sets_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         ("SIGNUP_CREDIT_USD", "-1"),
         ("SIGNUP_CREDIT_USD", "NaN"),
         ("SIGNUP_CREDIT_USD", "0.0000000001"),
-        ("DEFAULT_INPUT_PRICE", "0.0001"),
         ("DATABASE_URL", "mysql://root@localhost/books"),
         ("DATABASE_URL", "sqlite:///books.sqlite"),
         ("PORT", "65536"),

@@ -1,11 +1,13 @@
 """A consent counts if the account, or a key that it added, signed it for this Ledger."""
 
 import pytest
+from sqlalchemy.orm import Session
 
 from marketplace.domain.errors import BadRequest, Forbidden
 from marketplace.services import ledger
 from marketplace.services.consents import Consents
 from marketplace.storage.database import Database
+from marketplace.storage.queries import accounts
 from tallystick.protocol.eip712 import Domain, consent_digest
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
@@ -18,7 +20,14 @@ HELPER = SigningKey(b"\x03" * 32)
 
 @pytest.fixture
 async def owner(database: Database) -> str:
-    return await database.write(lambda session: wallet(session, OWNER.address))
+    """An account that has spent 101 nano-dollars."""
+
+    def work(session: Session) -> str:
+        account_id = wallet(session, OWNER.address)
+        accounts.change(session, account_id, spent=101)
+        return account_id
+
+    return await database.write(work)
 
 
 def signed(spent: int, key: SigningKey = OWNER, domain: Domain = LEDGER) -> bytes:
@@ -55,6 +64,12 @@ async def test_a_signature_for_something_else_is_refused(
 ) -> None:
     with pytest.raises(BadRequest):
         await Consents(database, LEDGER).store(owner, 100, signature)
+
+
+async def test_nobody_signs_ahead(database: Database, owner: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        await Consents(database, LEDGER).store(owner, 102, signed(102))
+    assert refused.value.code == "consent_beyond_spent"
 
 
 @pytest.mark.parametrize("spent", [-1, 2**63])
