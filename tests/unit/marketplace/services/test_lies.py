@@ -1,6 +1,5 @@
 """Nodes that lie: what they sign or stream is not taken, costs the consumer nothing, and is remembered."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from tests.support.hubs import eventually
 from tests.support.markets import DEPOSIT, Stand, a_market, a_request, answer_of
 from tests.support.nodes import EOS, MODEL_ID, Script, ScriptedNode, Work, key_of
 
-OTHER = os.urandom(32)
+OTHER = b"\x99" * 32
 
 LIES: list[tuple[str, Any]] = [
     ("attempt", 1),
