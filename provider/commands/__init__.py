@@ -6,6 +6,7 @@ from provider.commands import doctor, earnings, leave, run, setup, terms
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Serve models from your own machine and be paid per token.",
     epilog="Three commands to the first paid job:  tallystick provider init  ·  register  ·  run     "
     "(doctor says what is missing)",

@@ -16,7 +16,8 @@ from tallystick.sdk.answers import TallystickError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Check what was settled by yourself.",
+    add_completion=False,
+    help="Check yourself what was settled.",
     epilog="Example: tallystick epoch verify 12",
 )
 

@@ -20,7 +20,7 @@ from tallystick.protocol.receipts import SignedReceipt, offer_of, receipt_charge
 from tallystick.protocol.rendering import BadRendering, receipt_from_json
 from tallystick.sdk.answers import TallystickError
 
-app = typer.Typer(no_args_is_help=True, help="Check a receipt by yourself.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Check a receipt yourself.")
 
 
 @app.callback()

@@ -6,6 +6,7 @@ from tallystick.commands.account import keys, money, open_, withdrawals
 
 app = typer.Typer(
     no_args_is_help=True,
+    add_completion=False,
     help="Open an account, manage its API keys, deposit, consent and withdraw.",
     epilog="Start with: tallystick account sign-up you@example.org   (credit)   "
     "or: tallystick account create-wallet   (your own deposit)",
