@@ -116,6 +116,17 @@ class ByteTokenizer:
         return _ByteStream(_joined_bytes, resume_ids)
 
 
+def _has_pattern(part: Any) -> bool:
+    """Say whether a regular expression stands somewhere in a part of a tokenizer.json."""
+    match part:
+        case dict():
+            return "Regex" in part or any(_has_pattern(one) for one in part.values())
+        case list():
+            return any(_has_pattern(one) for one in part)
+        case _:
+            return False
+
+
 @contextlib.contextmanager
 def _without_panics() -> Iterator[None]:
     """Raise BadTokenizer where the library panics, as on a pattern that backtracks without end.
@@ -139,6 +150,9 @@ class HfTokenizer:
             description = json.loads(blob)
         except Exception as error:  # the library raises bare Exception for anything malformed
             raise BadTokenizer(f"not a tokenizer.json: {error}") from error
+        if _has_pattern(description.get("decoder")):
+            # It would run over every answer, and backtrack as long as its author likes. No model needs one.
+            raise BadTokenizer("its decoder has a regular expression")
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.vocab_size: int = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
