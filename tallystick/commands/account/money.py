@@ -302,7 +302,7 @@ def _balance(told: dict[str, Any]) -> Any:
         if name.endswith("_nano_usd")
     }
     for part in told.get("unavailable", ()):
-        until = f" until {part['until']}" if part.get("until") else ""
+        until = f"; until {part['until']}" if part.get("until") else ""
         pairs[f"not available: {dollars(part['amount_nano_usd'])}"] = (
             f"{part['reason']}{until}; released by: {part['release_by']}"
         )
