@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> bool:
         result = do_the_job(market, processes, console)
         held = show_result(result, console)
         if held and not options.once:
-            say_what_to_try(market, console)
+            say_what_to_try(market, result, console)
             wait_for_interrupt(processes)
         return held
     finally:
@@ -70,9 +70,14 @@ def run(options: argparse.Namespace) -> bool:
 
 
 def wait_for_interrupt(processes: Processes) -> None:
-    """Return at Ctrl-C or when told to end. Raises DemoFailed if a part of the market ends by itself."""
+    """Return at Ctrl-C or when told to end. Raises DemoFailed if the coordinator ends by itself.
+
+    Providers may be ended: that the market goes on without them is there to be tried.
+    """
     with contextlib.suppress(KeyboardInterrupt):
         while True:
+            for name in processes.forget_ended("provider-"):
+                console.print(f"{name} has ended; the market goes on with the others.")
             processes.check()
             signal.sigtimedwait([], 1)
 

@@ -11,11 +11,14 @@ from typing import Any
 import httpx
 from rich.console import Console
 
+from provider.config import FILE_NAME as CONFIG_NAME
+from provider.config import load_config, save_config
 from scripts.demo_market.processes import Processes, command, free_port
 
 CONSUMER_DEPOSIT = "5.00"
 CONSUMER_RIGHT = "1.00"
 PROVIDER_STAKE = "100"
+CHAIN_PORT = 8545
 
 
 @dataclass(slots=True)
@@ -62,7 +65,10 @@ def start_coordinator(
     processes: Processes, options: argparse.Namespace, directory: Path, console: Console
 ) -> dict[str, Any]:
     """Start chain, contracts and coordinator; return what the coordinator wrote when it was ready."""
-    port, rpc_port = free_port(options.port), free_port(8545)
+    port, rpc_port = free_port(options.port), free_port(CHAIN_PORT)
+    for wanted, given in ((options.port, port), (CHAIN_PORT, rpc_port)):
+        if wanted != given:
+            console.print(f"Port {wanted} is taken on this machine; {given} is used instead.")
     ready = directory / "ready.json"
     ready.unlink(missing_ok=True)
     processes.start(
@@ -77,7 +83,8 @@ def start_coordinator(
         processes.wait_for("the coordinator's start", lambda: ready.exists() or None)
     told: dict[str, Any] = json.loads(ready.read_text())
     console.print(
-        f"[green]✓[/green] coordinator at {told['base_url']}, chain {told['chain_id']} at {told['rpc_url']}"
+        f"[green]✓[/green] coordinator at {told['base_url']}, chain {told['chain_id']} at {told['rpc_url']}",
+        soft_wrap=True,
     )
     return told
 
@@ -113,17 +120,26 @@ def start_providers(
 def start_provider(
     processes: Processes, options: argparse.Namespace, directory: Path, ready: dict[str, Any], number: int
 ) -> dict[str, str]:
-    """Set up, stake and start one provider agent; return its addresses, home and passphrase file."""
+    """Set up, stake and start one provider agent; return its addresses, home, passphrase file and process."""
     provider = {
         "home": str(directory / f"provider-{number}"),
         "passphrase_file": str(directory / "providers.passphrase"),
     }
     common = provider_options(provider)
-    if not Path(provider["home"]).exists():
+    if (Path(provider["home"]) / CONFIG_NAME).exists():
+        point_at(Path(provider["home"]), ready)
+    else:
         init_provider(common, ready, options, number)
     told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
-    processes.start(f"provider-{number}", ["provider", "run", *common])
-    return provider | {"operator": told["operator"], "node": told["node"]}
+    process = processes.start(f"provider-{number}", ["provider", "run", *common])
+    return provider | {"operator": told["operator"], "node": told["node"], "pid": str(process)}
+
+
+def point_at(home: Path, ready: dict[str, Any]) -> None:
+    """Tell a provider of an earlier run where the market is now: its ports may be others."""
+    config = load_config(home)
+    config.coordinator, config.rpc_url = ready["base_url"], ready["rpc_url"]
+    save_config(home, config)
 
 
 def provider_options(provider: dict[str, str]) -> list[str]:
@@ -183,7 +199,8 @@ def open_consumer(
         )
         signed_in = command(["account", "sign-in", "--key-name", "demo"], who)
     console.print(
-        f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}"
+        f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}",
+        soft_wrap=True,
     )
     return Market(
         base_url=ready["base_url"],

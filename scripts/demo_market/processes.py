@@ -39,18 +39,28 @@ class Processes:
         self.directory = directory
         self._running: list[tuple[str, subprocess.Popen[bytes]]] = []
 
-    def start(self, name: str, arguments: Sequence[str], environment: dict[str, str] | None = None) -> None:
-        """Start `tallystick …` in the background, with its output in `<name>.log`."""
-        log = (self.directory / f"{name}.log").open("ab")
-        process = subprocess.Popen(
-            [TALLYSTICK, *arguments],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
+    def start(self, name: str, arguments: Sequence[str]) -> int:
+        """Start `tallystick …` in the background, with its output in `<name>.log`; return its process id."""
+        with (self.directory / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [TALLYSTICK, *arguments],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         self._running.append((name, process))
+        return process.pid
+
+    def forget_ended(self, prefix: str) -> list[str]:
+        """Return the names with this prefix whose processes have ended; `check` asks no more about them."""
+        ended = [
+            (name, process)
+            for name, process in self._running
+            if name.startswith(prefix) and process.poll() is not None
+        ]
+        self._running = [one for one in self._running if one not in ended]
+        return [name for name, _ in ended]
 
     def check(self) -> None:
         """Raise DemoFailed if a process has ended by itself."""

@@ -27,9 +27,15 @@ def show_result(result: Result, console: Console) -> bool:
     return held
 
 
-def say_what_to_try(market: Market, console: Console) -> None:
+def say_what_to_try(market: Market, result: Result, console: Console) -> None:
     """Print the address, the key, and three things to do with them."""
-    first = market.providers[0]["home"]
+    body = f'{{"model": "{market.model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+    long = body.replace("Hello!", "Tell me a story.").replace("{", '{"stream": true, "max_tokens": 300, ', 1)
+    curl = f"curl -N {market.base_url}/chat/completions -H 'Authorization: Bearer {market.api_key}'"
+    watch = "\n".join(
+        f"              .venv/bin/tallystick provider status --home {one['home']}    # kill -9 {one['pid']}"
+        for one in market.providers
+    )
     console.print(
         f"""
 The market stays up until you press Ctrl-C.
@@ -37,12 +43,16 @@ The market stays up until you press Ctrl-C.
   api_key   [bold]{market.api_key}[/bold]
 
 Three things to try, in another terminal:
-  1. Ask:     curl {market.base_url}/chat/completions -H 'Authorization: Bearer {market.api_key}' \\
-                -d '{{"model": "{market.model}", "messages": [{{"role": "user", "content": "Hello!"}}]}}'
+  1. Ask:     {curl} \\
+                -d '{body}'
   2. Verify:  export TALLYSTICK_HOME={market.consumer_home} TALLYSTICK_URL={market.base_url}
-              .venv/bin/tallystick account receipts; .venv/bin/tallystick receipt verify 0x…
-  3. Watch:   .venv/bin/tallystick provider logs --follow --home {first}
-              … and end that provider in the middle of an answer: the answer goes on from another one.
+              .venv/bin/tallystick account receipts
+              .venv/bin/tallystick receipt verify {result.answers[-1].receipts[0]}
+              .venv/bin/tallystick epoch verify {result.epochs[-1]["epoch"]}
+  3. Break:   end the provider that has a job running, and see the answer go on from another one.
+              {curl} \\
+                -d '{long}'
+{watch}
 """,
         soft_wrap=True,
     )
@@ -62,7 +72,9 @@ def _answers(result: Result) -> Table:
 
 
 def _epochs(result: Result) -> Table:
-    table = Table("epoch", "receipts", "rows", "transaction", "gas", title="Epochs on the chain")
+    table = Table("epoch", "receipts", "rows", title="Epochs on the chain")
+    table.add_column("transaction", overflow="fold")
+    table.add_column("gas")
     for epoch in result.epochs:
         rows = epoch["file"]["charges"] + epoch["file"]["payouts"]
         table.add_row(
