@@ -362,6 +362,7 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
             aliases=settings.aliases,
             only=admitted_models(settings),
         )
+        stack.callback(catalog.close)
         yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
 
 

@@ -85,6 +85,10 @@ class Catalog:
         await catalog._load()
         return catalog
 
+    def close(self) -> None:
+        """End what the catalog runs beside this process."""
+        self._renderer.close()
+
     def models(self) -> Sequence[CatalogModel]:
         """Return the models that can be asked for, by name."""
         return [self._by_name[name] for name in sorted(self._by_name)]

@@ -43,7 +43,7 @@ from marketplace.services.acceptance import Market
 from marketplace.services.catalog import Catalog
 from marketplace.services.keys import Caller
 from marketplace.services.running import RunningJob
-from tallystick.models.chat import BadMessages
+from tallystick.models.chat import BadMessages, BadTemplate
 from tallystick.protocol.money import NanoUsd, parse_price
 
 Authenticate = Callable[[Request], Awaitable[Caller]]
@@ -125,13 +125,7 @@ async def chat_completions(request: Request, counter: Counter) -> ASGIApp:
     caller = await counter.authenticate(request)
     body = read_chat(await request.body())
     model = counter.catalog.resolve(body.model)
-    messages = messages_of(body)
-    try:
-        prompt = model.render_chat(messages)
-    except BadMessages as error:
-        raise BadRequest(
-            f"The model's chat template refuses these messages: {error}", param="messages"
-        ) from error
+    prompt = await _rendered(model, messages_of(body))
     ids = await _tokens(model, prompt)
     top = (body.top_logprobs or 0) if body.logprobs else NO_LOGPROBS
     running = await counter.market.submit(_job(counter, caller, body, model, prompt, ids, top))
@@ -147,6 +141,24 @@ async def completions(request: Request, counter: Counter) -> ASGIApp:
     top = NO_LOGPROBS if body.logprobs is None else body.logprobs
     running = await counter.market.submit(_job(counter, caller, body, model, prompt, ids, top))
     return await _answer(request, body, running, TextShape(), TextLogprobs(model, top))
+
+
+async def _rendered(model: CatalogModel, messages: list[dict[str, str]]) -> str:
+    """Return the prompt. A model's own template runs elsewhere and may be slow: nobody else waits for it."""
+    try:
+        if not model.manifest.chat_template:
+            return model.render_chat(messages)
+        return await asyncio.to_thread(model.render_chat, messages)
+    except BadMessages as error:
+        raise BadRequest(
+            f"The model's chat template refuses these messages: {error}", param="messages"
+        ) from error
+    except BadTemplate as error:
+        raise BadRequest(
+            f"This model's chat template does not work: {error}. Choose another model.",
+            code="bad_template",
+            param="model",
+        ) from error
 
 
 async def _tokens(model: CatalogModel, prompt: str) -> tuple[int, ...]:
