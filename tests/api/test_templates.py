@@ -17,7 +17,13 @@ from tests.support.servers import Server
 @pytest.fixture
 def broken(server: Server) -> Iterator[str]:
     """The name of a model whose template fails, listed for the time of the test."""
-    manifest = Manifest(name="broken", family="echo", chat_template="{{ nothing.at.all }}", numerics="echo")
+    manifest = Manifest(
+        name="broken",
+        family="echo",
+        chat_template="{{ nothing.at.all }}",
+        context_length=4096,
+        numerics="echo",
+    )
     renderer, catalog = Renderer(), server.parts.catalog
     listed: Any = catalog._by_name
     wanted = model_id(canonical_json(manifest))
