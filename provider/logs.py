@@ -28,12 +28,17 @@ def log_to(path: Path) -> None:
     file = RotatingFileHandler(path, maxBytes=MAX_BYTES, backupCount=1)
     file.setFormatter(_formatter(structlog.processors.JSONRenderer()))
     terminal = logging.StreamHandler()
-    terminal.setFormatter(_formatter(structlog.dev.ConsoleRenderer(colors=terminal.stream.isatty())))
+    terminal.setFormatter(_formatter(_in_words(terminal.stream.isatty())))
     root = logging.getLogger()
     root.handlers = [file, terminal]
     root.setLevel(logging.INFO)
     for noisy in ("web3", "aiohttp.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _in_words(colors: bool) -> Any:
+    # The other traceback formatters show local variables: prompts and keys among them.
+    return structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
 
 
 def _formatter(renderer: Any) -> structlog.stdlib.ProcessorFormatter:

@@ -15,7 +15,7 @@ import uvicorn
 
 from marketplace.app import Coordinator, coordinator
 from marketplace.commands.local import local_chain
-from marketplace.logs import configure_logs
+from marketplace.logs import LOG_NAME, configure_logs
 from marketplace.settings import Settings
 from tallystick.anvil import AnvilMissing
 from tallystick.commands.console import CommandFailed, console, foreseen
@@ -66,7 +66,7 @@ def up(
     settings = _settings(
         local, data_dir=data_dir, host=host, port=port, maturity_lag_seconds=maturity_seconds
     )
-    configure_logs(settings.log_level, settings.log_format)
+    configure_logs(settings.log_level, settings.log_format, settings.data_dir / LOG_NAME)
     asyncio.run(
         _up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file)
     )

@@ -1,10 +1,10 @@
 """A job: what a dialect asks for, how it ends, and the events in between.
 
-    accepted ──▶ running ──▶ done        (hold captured: the signed parts are charged)
-        │           │  ▲
-        │           ▼  │ another node goes on at the next position
-        │         handed over
-        └────────▶ failed                (hold released: the consumer pays nothing)
+accepted ──▶ running ──▶ done        (hold captured: the signed parts are charged)
+    │           │  ▲
+    │           ▼  │ another node goes on at the next position
+    │         handed over
+    └────────▶ failed                (hold released: the consumer pays nothing)
 """
 
 from dataclasses import dataclass, field

@@ -34,13 +34,14 @@ def _open(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
         max_overflow=0,
         pool_pre_ping=True,
         isolation_level=isolation,
+        hide_parameters=True,
         connect_args=options,
     )
 
 
 def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
     options = {"timeout": BUSY_TIMEOUT_MS / 1000, "cached_statements": 512}
-    engine = create_engine(url, pool_size=size, max_overflow=0, connect_args=options)
+    engine = create_engine(url, pool_size=size, max_overflow=0, connect_args=options, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: Any) -> None:
