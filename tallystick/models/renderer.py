@@ -123,7 +123,8 @@ class _Child:
         command = [sys.executable, "-m", "tallystick.models.renderer"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._known: set[bytes] = set()
-        weakref.finalize(self, self._process.kill)
+        self.end = weakref.finalize(self, _end, self._process)
+        """Kill the process and wait for its end; done at the latest when nobody holds this any more."""
 
     def ask(self, request: _Request) -> _Answer:
         """Return the child's answer. Raises _Gone."""
@@ -143,14 +144,14 @@ class _Child:
         self._known.add(request.key)
         return answer
 
-    def end(self) -> None:
-        """Kill the process and wait for its end."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 def _write(pipe: IO[bytes], data: bytes) -> None:

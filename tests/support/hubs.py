@@ -127,7 +127,7 @@ async def running_hub(hub: WebSocketHub) -> AsyncIterator[str]:
             await hub.close()
 
 
-async def eventually(is_it: Callable[[], bool], timeout: float = 5) -> None:
+async def eventually(is_it: Callable[[], bool], timeout: float = 30) -> None:
     """Return once `is_it` holds; raises TimeoutError if it never does."""
     async with asyncio.timeout(timeout):
         while not is_it():  # noqa: ASYNC110 - for states that have no event

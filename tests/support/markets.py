@@ -39,8 +39,8 @@ CONSUMER = Address("0x" + "c0" * 20)
 TREASURY = Address("0x" + "7e" * 20)
 DEPOSIT = NanoUsd(1_000_000_000)
 
-QUICK = DispatchRules(first_token=1.0, stall=0.5, cancel=0.5, hold_expiry=60, queue=0.3, failover=0.3)
-QUICK_HUB = HubRules(heartbeat_ms=100, node_timeout=1.0)
+QUICK = DispatchRules(first_token=4.0, stall=2.0, cancel=2.0, hold_expiry=60, queue=1.0, failover=1.0)
+QUICK_HUB = HubRules(heartbeat_ms=100, node_timeout=3.0)
 
 
 def a_request(**changes: Any) -> JobRequest:
@@ -184,6 +184,7 @@ async def a_market(
         finally:
             await market.close(timeout=2)
             await nodes.close()
+            catalog.close()
             report = await database.read(audit_books)
             await database.close()
     assert report.findings == ()

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish
 from tests.support.agents import echo_of, joined
 from tests.support.hubs import eventually
-from tests.support.markets import a_market, a_request, answer_of
+from tests.support.markets import QUICK, a_market, a_request, answer_of
 from tests.support.nodes import key_of
 
 
@@ -35,7 +36,7 @@ async def test_a_job_is_answered_paid_and_promised(tmp_path: Path) -> None:
 async def test_many_jobs_at_once_are_each_paid_once(tmp_path: Path) -> None:
     engine = EchoEngine(slots=8, tokens_per_event=2, seconds_per_token=0.001)
     async with (
-        a_market(tmp_path) as stand,
+        a_market(tmp_path, rules=replace(QUICK, queue=60)) as stand,
         joined(
             stand,
             tmp_path / "node",
