@@ -163,7 +163,7 @@ async def test_a_node_killed_at_token_1_16_and_48_changes_nothing_in_the_answer(
                 first, last = broken.nodes[0], broken.nodes[-1]
                 assert first != last, "the node was to be killed before it had answered"
                 assert nodes[first].process.returncode is not None or await nodes[first].process.wait() < 0
-                # The dead node signed for nothing: its tokens are free. The other billed the prompt and its own.
+                # The dead node signed for nothing, so its tokens are free; the other billed the prompt too.
                 (part,) = broken.completed.parts
                 assert part.node == last
                 assert part.output_tokens == broken.nodes.count(last)
