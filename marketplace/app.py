@@ -16,6 +16,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from marketplace.api.account.keys import key_routes
 from marketplace.api.account.money import money_routes
 from marketplace.api.account.sign_up import sign_up_routes
+from marketplace.api.account.verify_page import verify_page_routes
 from marketplace.api.deps import AccountServices, Gate
 from marketplace.api.errors import routing_response
 from marketplace.api.middleware import AccessLog, BodyLimit, RequestId
@@ -324,6 +325,7 @@ class Coordinator:
             *openai_routes(counter, self.hub),
             *money_routes(services),
             *key_routes(services),
+            *verify_page_routes(),
             *sign_up_routes(
                 services, address=self.settings.address, chain_id=place.chain_id, clock=self.clock
             ),

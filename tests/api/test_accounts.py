@@ -68,6 +68,10 @@ def test_with_a_mail_server_the_link_opens_the_account(place: Place, folder: Pat
         assert link.startswith(f"{server.url}/verify?token=tsv_")
         token = link.partition("token=")[2]
 
+        page = client.get("/verify", params={"token": token})
+        assert page.status_code == 200
+        assert token not in page.text, "the page must not repeat what it is given"
+        assert "script-src 'sha256-" in page.headers["content-security-policy"]
         opened = client.post("/v1/accounts/verify", json={"token": token})
         assert opened.status_code == 200
         assert opened.json()["credit_usd"] == "1.00"
