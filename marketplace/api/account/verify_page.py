@@ -1,7 +1,7 @@
 """`GET /verify`: where a mailed link leads.
 
-The link is used only when a person presses the button, since mail scanners open links too. The token goes on in the
-body of a POST, and the page sends nothing anywhere else.
+The link is used only when a person presses the button, since mail scanners open links too. The token goes on
+in the body of a POST, and the page sends nothing anywhere else.
 """
 
 import base64
