@@ -6,6 +6,7 @@ receipt that the coordinator took for that epoch must be there.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -24,6 +25,8 @@ from tallystick.protocol.merkle import receipt_tree
 from tallystick.protocol.money import NanoUsd, format_usd
 
 log = structlog.get_logger()
+LOOKS_UNTIL_WITHHELD: Final = 24
+"""About two minutes: longer than a coordinator takes to come back from a crash."""
 POLL_SECONDS: Final = 5.0
 BLOCKS_PER_LOOK: Final = 2_000
 """Public nodes refuse to search more at once."""
@@ -53,7 +56,7 @@ class Outcome:
 
 
 def examine(
-    closed: Closed, data: bytes, ours: Sequence[Kept], earned: NanoUsd, cheques: Sequence[Cheque]
+    closed: Closed, data: bytes | None, ours: Sequence[Kept], earned: NanoUsd, cheques: Sequence[Cheque]
 ) -> Outcome:
     """Return what is wrong with an epoch.
 
@@ -61,6 +64,9 @@ def examine(
     credited our operator, ever.
     """
     paid = _underpaid(closed, earned, cheques)
+    if data is None:
+        withheld = f"epoch {closed.epoch} is closed, and the coordinator does not give its file"
+        return Outcome((), (withheld, *paid))
     if keccak256(data) != closed.file_hash:
         wrong = f"the file of epoch {closed.epoch} is not the one whose hash is on the chain"
         return Outcome((), (wrong, *paid))
@@ -112,6 +118,7 @@ class Watch:
         self._config = config
         self._evidence = evidence
         self._from_block: int | None = None
+        self._failed_looks: Counter[int] = Counter()
 
     async def run(self) -> None:
         """Check epochs for ever; what is wrong is logged as an error and kept."""
@@ -165,7 +172,7 @@ class Watch:
         return [closed for closed in found if watched is None or closed.epoch > watched[0]]
 
     async def _check(self, closed: Closed, operator: Operator, http: aiohttp.ClientSession) -> Outcome:
-        data = await self._download(closed.epoch, http)
+        data = await self._file_of(closed.epoch, http)
         *_, earned = await operator.ledger.read("accountOf", self._config.operator)
         cheques = self._evidence.cheques(self._config.operator)
         # A large epoch's tree takes seconds, in which heartbeats must go on.
@@ -180,6 +187,19 @@ class Watch:
         await self._evidence.watched(closed.epoch, closed.block, verdict, outcome.findings)
         log.info("epoch_checked", epoch=closed.epoch, verdict=verdict, ours=len(outcome.settled))
         return outcome
+
+    async def _file_of(self, epoch: int, http: aiohttp.ClientSession) -> bytes | None:
+        """Return an epoch's file; None once it was asked for often enough to say that it is withheld.
+
+        Raises NotPublished, ClientError or TimeoutError before that.
+        """
+        try:
+            return await self._download(epoch, http)
+        except (NotPublished, aiohttp.ClientError, TimeoutError):
+            self._failed_looks[epoch] += 1
+            if self._failed_looks[epoch] < LOOKS_UNTIL_WITHHELD:
+                raise
+            return None
 
     async def _download(self, epoch: int, http: aiohttp.ClientSession) -> bytes:
         url = f"{self._config.coordinator.rstrip('/')}/epochs/{epoch}"

@@ -11,7 +11,7 @@ import pytest
 
 from provider.evidence import Cheque, Evidence, Kept
 from provider.wallet import operator_of
-from provider.watch import Closed, NotPublished, Watch, cashable, examine
+from provider.watch import LOOKS_UNTIL_WITHHELD, Closed, NotPublished, Watch, cashable, examine
 from tallystick.protocol.epochfile import EpochReceipt, EpochRows, encode_epoch
 from tallystick.protocol.hashing import keccak256
 from tallystick.protocol.ids import ReceiptId
@@ -187,6 +187,24 @@ async def test_an_epoch_that_is_not_published_yet_is_looked_at_again(
         stand.status = 200
         assert len(await watch.check_new(operator, http)) == 1
     assert evidence.findings() == []
+
+
+@pytest.mark.anvil
+async def test_a_file_that_is_withheld_is_a_finding_in_the_end_and_hides_no_short_payment(
+    stand: Published, evidence: Evidence
+) -> None:
+    await evidence.acknowledged(a_cheque(address(OPERATOR), 9_000_000_000, stand.epoch))
+    watch = Watch(stand.provider(), evidence)
+    stand.status = 503
+    async with operator_of(stand.provider()) as operator, aiohttp.ClientSession() as http:
+        for _ in range(LOOKS_UNTIL_WITHHELD - 1):
+            with pytest.raises(NotPublished):
+                await watch.check_new(operator, http)
+        assert evidence.findings() == []
+        (outcome,) = await watch.check_new(operator, http)
+    assert "does not give its file" in outcome.findings[0]
+    assert "tallystick provider cash" in outcome.findings[1]
+    assert len(evidence.findings()) == 2
 
 
 @pytest.mark.anvil
