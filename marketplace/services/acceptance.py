@@ -59,7 +59,7 @@ class Market:
         node = await self._node(request)
         try:
             running = RunningJob(self._accept(request, node))
-        except BaseException:
+        except BaseException:  # whatever happens, a slot that no job uses is free; nothing is swallowed
             self._desk.chooser.free(node, request.model_id)
             raise
         driver = Driver(self._desk, running, model, node)

@@ -270,7 +270,7 @@ async def _answer(
     except ReaderLeft:
         await running.aclose()
         return Response(status_code=CLIENT_CLOSED)
-    except BaseException:
+    except BaseException:  # a cancelled request too must stop its job; nothing is swallowed
         await running.aclose()
         raise
     with_usage = body.stream_options is not None and body.stream_options.include_usage
