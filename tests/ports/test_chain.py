@@ -1,5 +1,6 @@
 """What services may expect of a chain: one suite for Anvil and for the twin."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -50,11 +51,14 @@ def closing(driver: ChainDriver, first_epoch: int, epoch: int) -> Closing:
 
 
 async def send(driver: ChainDriver, batch: Batch) -> bool:
-    """Sign and send a batch, and return whether it was mined and succeeded."""
+    """Sign and send a batch, and return whether it succeeded once it was mined."""
     signed = await driver.sender.sign(batch, await driver.sender.next_nonce())
     await driver.sender.broadcast(signed.raw)
-    outcome = await driver.sender.outcome(signed.hash)
-    return outcome is not None and outcome.succeeded
+    # Anvil takes a transaction first and mines it a moment later.
+    async with asyncio.timeout(60):
+        while (outcome := await driver.sender.outcome(signed.hash)) is None:
+            await asyncio.sleep(0.02)
+    return outcome.succeeded
 
 
 async def test_events_come_in_order_with_the_block_they_are_in(driver: ChainDriver) -> None:
