@@ -1,1 +1,1 @@
-"""The benchmarks behind `scripts/bench`: one module each, with `add_arguments(parser)` and `measure(options)`, a Report."""
+"""The benchmarks of `scripts/bench`: each has `add_arguments(parser)` and `measure(options) -> Report`."""

@@ -1,4 +1,4 @@
-"""What every benchmark leaves: a table for people, and JSON with the machine and the versions for the record."""
+"""What every benchmark leaves: a table for people, and JSON with the machine and the versions."""
 
 import json
 import os
