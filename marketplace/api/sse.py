@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -29,12 +29,19 @@ class EventStream:
     """An ASGI response that sends the chunks of `events` as they come.
 
     While none comes it sends comments, so that proxies keep the connection. When the reader leaves, `events`
-    is cancelled where it waits and closed: its own clean-up stops the job. A slow reader holds the loop at
-    `send`; nothing is queued here.
+    is cancelled where it waits and closed, and `stop` is awaited, however early that was: the clean-up of a
+    generator that never began is never run. A slow reader holds the loop at `send`; nothing is queued here.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        events: AsyncGenerator[bytes, None],
+        headers: dict[str, str],
+        stop: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`stop` ends the work behind `events`; it does nothing when that has ended."""
         self._events = events
+        self._stop = stop
         self._last_sent = time.monotonic()
         self._headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -45,7 +52,13 @@ class EventStream:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the stream; return when it has ended or the reader has left."""
-        await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self._headers})
+            await self._relay(receive, send)
+        finally:
+            await self._stop()
+
+    async def _relay(self, receive: Receive, send: Send) -> None:
         pump = asyncio.create_task(self._pump(send), name="sse-pump")
         others = [asyncio.create_task(disconnected(receive)), asyncio.create_task(self._beat(send))]
         try:

@@ -274,7 +274,8 @@ async def _answer(
         await running.aclose()
         raise
     with_usage = body.stream_options is not None and body.stream_options.include_usage
-    return EventStream(_chunks(running, first, frame, shape, logprobs, with_usage=with_usage), headers)
+    chunks = _chunks(running, first, frame, shape, logprobs, with_usage=with_usage)
+    return EventStream(chunks, headers, running.aclose)
 
 
 async def _collect(
