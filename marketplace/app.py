@@ -39,7 +39,7 @@ from marketplace.scheduler import Scheduler
 from marketplace.services.acceptance import Market
 from marketplace.services.accounts import AccountRules, Accounts
 from marketplace.services.acknowledgements import BondWatch, Cheques
-from marketplace.services.backoffice import BackOffice, Pace
+from marketplace.services.backoffice import BackOffice, Pace, ScheduledJob
 from marketplace.services.balances import Balances
 from marketplace.services.catalog import Catalog, read_catalog_file
 from marketplace.services.choosing import Chooser
@@ -73,6 +73,7 @@ from tallystick.protocol.ids import ModelId
 from tallystick.protocol.keys import SigningKey
 
 STALE_HEAD_SECONDS = 60
+SUSPENSION_SECONDS = 1.0
 
 
 class Height:
@@ -266,7 +267,12 @@ class Coordinator:
             holder=f"{socket.gethostname()}/{os.getpid()}/{secrets.token_hex(4)}",
             lasts_ms=round(settings.lease_seconds * 1000),
         )
-        self.scheduler = Scheduler(self.back_office.jobs(), lease, lease_seconds=settings.lease_seconds)
+        suspensions = ScheduledJob(
+            "see suspensions", SUSPENSION_SECONDS, self.nodes.see_suspensions, everywhere=True
+        )
+        self.scheduler = Scheduler(
+            [*self.back_office.jobs(), suspensions], lease, lease_seconds=settings.lease_seconds
+        )
 
     def _watch_numbers(self) -> None:
         watch = self.metrics.watch
@@ -281,6 +287,7 @@ class Coordinator:
         async with AsyncExitStack() as stack:
             await self._open_treasury()
             await self.back_office.prepare()
+            await self.nodes.see_suspensions()
             await self.scheduler.start()
             stack.push_async_callback(self.scheduler.stop)
             await self.hub.start()

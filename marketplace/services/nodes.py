@@ -15,6 +15,7 @@ from marketplace.services.catalog import Catalog, NotAdmitted
 from marketplace.services.late import LateBook
 from marketplace.services.slots import Slots
 from marketplace.storage.database import Database
+from marketplace.storage.queries import nodes as queries
 from marketplace.storage.tables import NodeRow
 from tallystick.protocol.frames import Finished, Hello, ModelOffer, ReceiptRefused, ReceiptTaken
 from tallystick.protocol.ids import Address, ModelId
@@ -38,6 +39,7 @@ class NodeService:
         self._operators: dict[Address, Address] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._suspended: frozenset[Address] = frozenset()
 
     def attach(self, link: ProviderLink, late: LateBook) -> None:
         """Complete the service; the hub and it know each other."""
@@ -51,6 +53,17 @@ class NodeService:
             task.cancel()
         for node in list(self._operators):
             await self._store(node)
+
+    async def see_suspensions(self) -> None:
+        """Look which nodes the operator of the market has suspended; they get no new jobs from now on."""
+        suspended = await self._database.read(queries.suspended)
+        nodes = frozenset(Address(one) for one in suspended)
+        if nodes == self._suspended or self._link is None:
+            return
+        log.info("suspensions_changed", nodes=sorted(nodes))
+        self._suspended = nodes
+        self._link.suspend(nodes)
+        self._slots.wake_all()
 
     @property
     def is_busy(self) -> bool:

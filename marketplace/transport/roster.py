@@ -1,6 +1,6 @@
 """The nodes that are connected, however they are: the part of a ProviderLink that needs no network."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from marketplace.domain.history import History
 from marketplace.domain.ports.link import JobStream, NodeLost, NodeView
@@ -16,10 +16,12 @@ class Roster:
         self.history = history
         self._sessions: dict[Address, Session] = {}
         self._by_model: dict[ModelId, list[Session]] = {}
+        self._suspended: Collection[Address] = frozenset()
 
     def add(self, session: Session) -> Session | None:
         """Take a node in; return its older session, which the caller must end."""
         older = self._sessions.get(session.address)
+        session.set_suspended(session.address in self._suspended)
         self._sessions[session.address] = session
         self._index()
         return older
@@ -36,6 +38,12 @@ class Roster:
         """Replace a node's models and prices."""
         session.set_offers(models)
         self._index()
+
+    def suspend(self, nodes: Collection[Address]) -> None:
+        """Give these nodes no new jobs, connected or yet to come, and all others again."""
+        self._suspended = nodes
+        for session in self._sessions.values():
+            session.set_suspended(session.address in nodes)
 
     def sessions(self) -> list[Session]:
         """Return the connected sessions."""

@@ -45,6 +45,7 @@ class Session:
         self._asks = asks_of(hello.models)
         self._eligible = stake.eligible
         self._draining = False
+        self._suspended = False
         self._streams: dict[AttemptKey, AttemptStream] = {}
         self._transfers: dict[bytes, _BlobTransfer] = {}
         self._lost: str | None = None
@@ -62,7 +63,7 @@ class Session:
                 asks=self._asks,
                 running=len(self._streams),
                 draining=self._draining,
-                eligible=self._eligible,
+                eligible=self._eligible and not self._suspended,
                 success=self._history.success,
                 first_token_ms=self._history.first_token_ms,
                 tokens_per_second=self._history.tokens_per_second,
@@ -84,6 +85,12 @@ class Session:
         """Take what the chain says now."""
         if stake.eligible != self._eligible:
             self._eligible = stake.eligible
+            self._view = None
+
+    def set_suspended(self, suspended: bool) -> None:
+        """Take the market's operator's word on whether the node gets jobs."""
+        if suspended != self._suspended:
+            self._suspended = suspended
             self._view = None
 
     def open(self, job: Job) -> AttemptStream:

@@ -1,6 +1,6 @@
 """How services reach nodes. Implementations live in `marketplace/transport`."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,7 +41,7 @@ class NodeView:
     running: int
     draining: bool
     eligible: bool
-    """Its operator's stake is enough and the node is active on the chain."""
+    """Its stake is enough, it is active on the chain, and the market has not suspended it."""
     success: float
     """Share of recent jobs that ended well, 0–1."""
     first_token_ms: float
@@ -79,6 +79,9 @@ class ProviderLink(Protocol):
 
     def serving(self, model_id: ModelId) -> Sequence[NodeView]:
         """Return the connected nodes that ask a price for `model_id`, whatever their state."""
+
+    def suspend(self, nodes: Collection[Address]) -> None:
+        """Give these nodes no new jobs, connected or yet to come, and all others again."""
 
     async def open(self, node: Address, job: Job) -> JobStream:
         """Send `job` to `node`. Raises NodeLost if it is not there."""

@@ -105,6 +105,12 @@ def on_credit(session: Session) -> Sequence[Account]:
     return session.scalars(_whole().where(A.c.kind == AccountKind.EMAIL.value).order_by(A.c.email)).all()
 
 
+def page(session: Session, *, after: str, limit: int, status: str = "") -> Sequence[Account]:
+    """Return up to `limit` accounts by id, those after an id; with `status` only those that have it."""
+    statement = _whole().where(A.c.id > after).order_by(A.c.id).limit(limit)
+    return session.scalars(statement.where(A.c.status == status) if status else statement).all()
+
+
 def find(session: Session, account_id: str) -> Account | None:
     """Return the account as it is now."""
     found: Account | None = session.scalar(_whole().where(A.c.id == account_id))

@@ -39,6 +39,11 @@ def settle_hold(session: Session, key_id: str, held: int, charge: int) -> None:
     _settle_hold.run(session, key_id=key_id, hold=held, charge=charge)
 
 
+def touch(session: Session, account_id: str, now: int) -> None:
+    """Mark the account's keys as changed, so that what is remembered of them elsewhere is read again."""
+    session.execute(update(K).where(K.c.account_id == account_id).values(changed_at=now))
+
+
 def find(session: Session, key_id: str) -> ApiKey | None:
     """Return the key as it is now."""
     found: ApiKey | None = session.scalar(_whole().where(K.c.id == key_id))
