@@ -178,6 +178,29 @@ class ReceiptRow(SQLModel, table=True):
     )
 
 
+class PrunedReceipt(SQLModel, table=True):
+    """Where a settled receipt is that was pruned: at place `leaf` of its epoch's file."""
+
+    __tablename__ = "pruned_receipt"
+
+    id: bytes = Field(sa_column=_bytes(primary=True))
+    epoch: int = Field(sa_column=_money())
+    leaf: int
+
+
+class PrunedSum(SQLModel, table=True):
+    """What pruned receipts and jobs added up to, so that the books can still be added up.
+
+    kind: `spent` (by payer), `earned` (by operator), `fee` (the treasury's), `key` (by API key).
+    """
+
+    __tablename__ = "pruned_sum"
+
+    kind: str = Field(primary_key=True)
+    owner: str = Field(primary_key=True)
+    amount: int = Field(default=0, sa_column=_money())
+
+
 NAMED_GRANT = "kind = 'grant' AND reference <> ''"
 
 
