@@ -53,6 +53,7 @@ from marketplace.services.leases import WorkLease
 from marketplace.services.ledger import HoldTerms, ensure_treasury
 from marketplace.services.limits import LimitRules, Limits, Rate
 from marketplace.services.mail import open_mailer
+from marketplace.services.maturity import release_orphans
 from marketplace.services.nodes import NodeService
 from marketplace.services.receipts import ReceiptBook
 from marketplace.services.settlement import Settlement
@@ -65,6 +66,7 @@ from marketplace.services.till import Till
 from marketplace.services.transactions import Transactions
 from marketplace.settings import Settings
 from marketplace.storage.database import Database
+from marketplace.storage.ownership import sole_owner
 from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHub
 from tallystick.deployment import Deployment
 from tallystick.evm import Connection
@@ -286,6 +288,7 @@ class Coordinator:
         """Start what runs by itself, give the application, and stop everything, the books last."""
         async with AsyncExitStack() as stack:
             await self._open_treasury()
+            await release_orphans(self.database)
             await self.back_office.prepare()
             await self.nodes.see_suspensions()
             await self.scheduler.start()
@@ -356,12 +359,13 @@ class Coordinator:
 async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIterator[Coordinator]:
     """Give a coordinator over its open books and chain; both are closed at the end.
 
-    Raises BadDeployment, NodeUnreachable, or ValueError for a key file that is none.
+    Raises BadDeployment, NodeUnreachable, BooksTaken, Unavailable, or ValueError for a key file that is none.
     """
     deployment = Deployment.load(settings.deployment_file)
     key = read_key(settings)
     async with AsyncExitStack() as stack:
         connection = await stack.enter_async_context(connected(settings.rpc_url or deployment.rpc_url))
+        stack.enter_context(sole_owner(settings.books_url))
         database = await Database.open(settings.books_url)
         stack.push_async_callback(database.close)
         catalog = await Catalog.open(

@@ -15,6 +15,7 @@ import uvicorn
 
 from marketplace.app import Coordinator, coordinator
 from marketplace.commands.local import local_chain
+from marketplace.domain.errors import MarketError
 from marketplace.logs import LOG_NAME, configure_logs
 from marketplace.settings import Settings
 from tallystick.anvil import AnvilMissing
@@ -38,7 +39,7 @@ class Server(uvicorn.Server):
         yield
 
 
-@foreseen(BadDeployment, EvmError, AnvilMissing, ValueError)
+@foreseen(BadDeployment, EvmError, AnvilMissing, MarketError, ValueError)
 def up(
     local: Annotated[
         bool, typer.Option("--local", help="Start a local chain and deploy the contracts there.")

@@ -133,6 +133,7 @@ class Cheques:
         reach("acknowledgements.stored")
         if noted:
             await self._link.send(operator, cheque)
+            reach("acknowledgements.sent")
         return noted
 
     def _cheque(self, operator: Address, earned: NanoUsd, epoch: int) -> Acknowledged:

@@ -13,6 +13,7 @@ from marketplace.domain.receipts import TakenReceipt
 from marketplace.services.desk import Desk
 from marketplace.services.goodwill import SPENT
 from marketplace.services.taking import notice
+from marketplace.storage.failpoints import reach
 from tallystick.protocol.frames import ReceiptRefused
 from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
@@ -52,6 +53,7 @@ async def capture(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], outc
     parts = tuple(_part(one) for one in taken)
     charge = await _durably(step)
     _tell(desk, taken)
+    reach("dispatch.told")
     return Completed(
         finish=outcome.finish,
         stop=outcome.stop,

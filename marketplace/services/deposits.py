@@ -93,9 +93,9 @@ class ChainWatcher:
                 apply_confirmed(session, events, latest, now)
             queries.move_cursor(session, name, end.number, end.hash)
 
-        reach(f"deposits.before_{name}")
+        reach("deposits.before_fresh" if name == FRESH else "deposits.before_confirmed")
         await self._database.write(work)
-        reach(f"deposits.after_{name}")
+        reach("deposits.after_fresh" if name == FRESH else "deposits.after_confirmed")
         self._tell(name, events)
         return True
 
@@ -114,6 +114,7 @@ class ChainWatcher:
             return
         now = self._clock.now_ms()
         await self._database.write(lambda session: _correct(session, exits, now))
+        reach("deposits.requests_corrected")
 
     async def _still_there(self, cursor: ChainCursor) -> bool:
         if cursor.block_number < self._first_block:

@@ -6,6 +6,7 @@ import structlog
 
 from marketplace.domain.ports.clock import Clock
 from marketplace.storage.database import Database
+from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import leases as queries
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class WorkLease:
         held = await self._database.write(
             lambda session: queries.take(session, self._name, self._holder, now=now, until=until)
         )
+        reach("leases.taken")
         self._until = until if held else 0
         if held != had:
             log.info("lease_taken" if held else "lease_lost", lease=self._name, holder=self._holder)

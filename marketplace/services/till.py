@@ -67,6 +67,7 @@ class Till:
         def work(session: Session) -> None:
             ledger.release(session, job_id, taken, error=error, now=now_ms)
 
+        reach("dispatch.before_release")
         await self.database.write(work)
         reach("dispatch.released")
 
@@ -76,7 +77,9 @@ class Till:
         def work(session: Session) -> NanoUsd:
             return ledger.take_late(session, taken, now=now_ms)
 
-        return await self.database.write(work)
+        charge = await self.database.write(work)
+        reach("dispatch.late_taken")
+        return charge
 
     async def find_taken(self, receipt_id: ReceiptId) -> ReceiptTaken | None:
         """Return what was told about a receipt that is in the books already."""

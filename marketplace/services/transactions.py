@@ -88,6 +88,7 @@ class Transactions:
         rows = await self._database.read(lambda session: queries.with_prefix(session, prefix))
         for row in rows:
             await self._sender.broadcast(row.raw)
+            reach("transactions.broadcast_again")
         return len(rows)
 
     async def _make(self, purpose: str, batch: Batch) -> None:
@@ -108,6 +109,7 @@ class Transactions:
                 await self._mark(row, "replaced", None)
             return
         await self._sender.broadcast(row.raw)
+        reach("transactions.broadcast_again")
         age = self._clock.now_ms() - row.created_at
         urgency = min(age // self._stuck_after_ms, MOST_URGENT)
         if urgency > self._bids.get(row.purpose, 0):
@@ -126,6 +128,7 @@ class Transactions:
         await self._store(row.purpose, signed, row.created_at)
         reach("transactions.stored_again")
         await self._sender.broadcast(signed.raw)
+        reach("transactions.bid_more")
 
     async def _failed(self, row: TransactionRow, batch: Batch, outcome: Outcome) -> None:
         """Make nothing of a failure until it is final: another branch of the chain may still take it."""
@@ -158,3 +161,4 @@ class Transactions:
         if outcome is not None:
             values |= {"block_number": outcome.block_number, "gas_used": outcome.gas_used}
         await self._database.write(lambda session: queries.change(session, row.purpose, row.hash, **values))
+        reach("transactions.marked")

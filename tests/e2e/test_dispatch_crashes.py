@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from marketplace.services import ledger
+from marketplace.services.maturity import release_orphans
 from tallystick.protocol.frames import Finished, ReceiptRefused, ReceiptTaken
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import SignedReceipt
@@ -79,3 +80,15 @@ async def test_killed_after_the_capture_the_charge_stands_once(tmp_path: Path) -
         assert (receipt.payer_id, receipt.charge) == (receipt.account_id, CHARGE)
         account = await stand.account()
         assert (account.balance, account.held, account.spent) == (DEPOSIT - CHARGE, 0, CHARGE)
+
+
+async def test_the_next_process_gives_back_every_hold_before_it_serves(tmp_path: Path) -> None:
+    await killed_at("dispatch.before_capture", tmp_path)
+    async with a_market(tmp_path, deposit=NanoUsd(0)) as stand:
+        assert await release_orphans(stand.database) == 1
+        assert await release_orphans(stand.database) == 0
+        account = await stand.account()
+        assert (account.balance, account.held, account.spent) == (DEPOSIT, 0, 0)
+        assert isinstance(await bring_receipt(stand, tmp_path), ReceiptTaken)
+        (receipt,) = await stand.receipts()
+        assert (receipt.payer_id, receipt.charge) == ("treasury", CHARGE)

@@ -65,6 +65,7 @@ class Settlement:
             return True
         if epoch.state == "published":
             await self._change(epoch, state="sending")
+            reach("settlement.sending")
         at_work = ledger.next_epoch == epoch.number
         await self._courier.send(epoch, ledger.chunks if at_work else 0)
         return True
