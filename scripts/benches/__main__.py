@@ -11,6 +11,7 @@ from scripts.benches.report import show, write
 
 BENCHES = {
     "engine": "tokens per second of the built-in engine, alone and in company",
+    "soak": "an hour of mixed load: memory, file handles, connections and latency stay flat",
 }
 """Their modules here have the same names, and are imported only when they are asked for: some load torch."""
 
