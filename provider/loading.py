@@ -5,12 +5,16 @@ from typing import Any, Final, cast
 
 from provider.config import BadConfig, ModelConfig
 from provider.engines.base import Engine
+from tallystick.models.manifest import Manifest
 
 ENGINES: Final = {
     "transformers": ("provider.engines.transformers_engine.engine", "TransformersEngine"),
     "openai": ("provider.engines.openai_engine", "OpenAIEngine"),
     "echo": ("provider.engines.echo", "EchoEngine"),
 }
+
+DESCRIBERS: Final = {"transformers": ("provider.engines.transformers_engine.ready", "describe")}
+"""What tells an engine's manifest with the same options, sooner than the engine could."""
 
 
 def make_engine(terms: ModelConfig) -> Engine:
@@ -20,7 +24,27 @@ def make_engine(terms: ModelConfig) -> Engine:
     """
     if terms.engine not in ENGINES:
         raise BadConfig(f"there is no engine {terms.engine!r}; the engines are {', '.join(ENGINES)}")
-    module, name = ENGINES[terms.engine]
+    return cast(Engine, _made(terms, *ENGINES[terms.engine]))
+
+
+async def describe(terms: ModelConfig) -> Manifest:
+    """Return what the engine of a configured model would serve, without loading weights where that can be.
+
+    Raises BadConfig as `make_engine` does, and what the engine's `start` raises.
+    """
+    if terms.engine in DESCRIBERS:
+        manifest: Manifest = await _made(terms, *DESCRIBERS[terms.engine])
+        return manifest
+    engine = make_engine(terms)
+    await engine.start()
+    try:
+        return engine.manifest
+    finally:
+        await engine.close()
+
+
+def _made(terms: ModelConfig, module: str, name: str) -> Any:
+    """Call what an engine is made with, or described with."""
     try:
         kind = getattr(import_module(module), name)
     except ModuleNotFoundError as error:
@@ -33,6 +57,6 @@ def make_engine(terms: ModelConfig) -> Engine:
     if terms.name:
         arguments["model_name"] = terms.name
     try:
-        return cast(Engine, kind(**arguments))
+        return kind(**arguments)
     except TypeError as error:
         raise BadConfig(f"the {terms.engine} engine does not take these options: {error}") from error

@@ -87,6 +87,15 @@ class Operator:
             claimed=NanoUsd(await self.ledger.read("claimedOf", operator)),
         )
 
+    async def is_registered(self, stake: NanoUsd, models: Sequence[ModelId]) -> bool:
+        """Return whether `stake` is staked, the node added and the models declared. Raises EvmError."""
+        standing = await self.standing()
+        return (
+            standing.staked >= stake >= standing.minimum
+            and (standing.node_status, standing.node_operator) == ("active", self._config.operator)
+            and not await self._undeclared(models)
+        )
+
     async def register_steps(
         self, secret: bytes, node_key: SigningKey, stake: NanoUsd, models: Sequence[ModelId]
     ) -> list[Step]:
@@ -103,8 +112,7 @@ class Operator:
             steps.append(
                 Step(f"add node {node_key.address}", self.stake.prepare("addNode", node_key.address, consent))
             )
-        new = [one for one in models if not await self.stake.read("isServing", self._config.operator, one)]
-        if new:
+        if new := await self._undeclared(models):
             steps.append(Step(f"declare {len(new)} model(s)", self.stake.prepare("declareModels", new)))
         return steps
 
@@ -140,6 +148,9 @@ class Operator:
         """Send the steps one by one. Raises EvmError at the first that fails; those before it stand."""
         wallet = Wallet(self.connection, key)
         return [await wallet.send(step.call) for step in steps]
+
+    async def _undeclared(self, models: Sequence[ModelId]) -> list[ModelId]:
+        return [one for one in models if not await self.stake.read("isServing", self._config.operator, one)]
 
     async def _stake_steps(self, secret: bytes, amount: NanoUsd) -> list[Step]:
         """Return the calls that stake: one with a permit, or two for a token without permits."""

@@ -9,17 +9,17 @@ from typing import Any
 import httpx
 import typer
 
+from provider.commands.describing import described
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
 from provider.config import ProviderConfig, load_config
 from provider.engines.base import EngineError
 from provider.hardware import look
 from provider.keystore import KeyUnavailable, load_secret
-from provider.loading import make_engine
 from provider.wallet import NoChain, Operator, Standing, operator_of
 from tallystick.commands.checks import Check, document, table
 from tallystick.commands.console import AsJson, foreseen, show
 from tallystick.evm import EvmError, Wallet
-from tallystick.models.manifest import model_id
+from tallystick.models.manifest import canonical_json, model_id
 from tallystick.protocol.ids import ModelId, to_hex
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import format_usd
@@ -84,13 +84,9 @@ async def _coordinator(config: ProviderConfig) -> str:
 
 
 async def _model(terms: Any, models: list[ModelId]) -> str:
-    engine = make_engine(terms)
-    await engine.start()
-    try:
-        models.append(model_id(engine.manifest_bytes))
-        return f"{engine.manifest.name} ({engine.manifest.numerics}), id {to_hex(models[-1])[:18]}…"
-    finally:
-        await engine.close()
+    manifest = await described(terms)
+    models.append(model_id(canonical_json(manifest)))
+    return f"{manifest.name} ({manifest.numerics}), id {to_hex(models[-1])[:18]}…"
 
 
 async def _chain(home: Path, config: ProviderConfig, words: str, models: list[ModelId]) -> list[Check]:

@@ -1,21 +1,22 @@
 """`init` and `register`: keys and configuration, then stake, node and models on the chain."""
 
 import asyncio
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
 import typer
 
+from provider.commands.describing import described
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
 from provider.commands.sending import confirm_and_send, with_transactions
 from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
 from provider.engines.base import EngineError
 from provider.keystore import import_key, key_path, load_secret, make_key
-from provider.loading import make_engine
 from provider.wallet import Operator, operator_of
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
-from tallystick.models.manifest import model_id
-from tallystick.protocol.ids import ModelId, to_address, to_bytes32, to_hex
+from tallystick.models.manifest import canonical_json, model_id
+from tallystick.protocol.ids import to_address, to_bytes32, to_hex
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NanoUsd, format_usd, parse_usd
 
@@ -123,16 +124,17 @@ def register(
     """
     config = load_config(home)
     wanted = parse_usd(stake)
-    words = passphrase(passphrase_file)
-    secret = load_secret(home, "operator", words)
-    node_key = SigningKey(load_secret(home, "node", words))
 
     async def act() -> dict[str, Any]:
-        models = await _model_ids(config)
+        models = [model_id(canonical_json(await described(terms))) for terms in config.models]
         async with operator_of(config) as operator:
-            await _check_means(operator, config, wanted)
-            steps = await operator.register_steps(secret, node_key, wanted, models)
-            done = await confirm_and_send(operator, SigningKey(secret), steps, yes)
+            done = []
+            if not await operator.is_registered(wanted, models):
+                # Only what is signed needs the keys: opening them takes a second, and somebody to ask.
+                secret, node_key = _keys(home, passphrase(passphrase_file))
+                await _check_means(operator, config, wanted)
+                steps = await operator.register_steps(secret, node_key, wanted, models)
+                done = await confirm_and_send(operator, SigningKey(secret), steps, yes)
             standing = await operator.standing()
             return {
                 "operator": config.operator,
@@ -143,6 +145,11 @@ def register(
             }
 
     show(asyncio.run(act()), as_json, with_transactions)
+
+
+def _keys(home: Path, words: str) -> tuple[bytes, SigningKey]:
+    """Return the operator's secret and the node's key. Raises KeyUnavailable."""
+    return load_secret(home, "operator", words), SigningKey(load_secret(home, "node", words))
 
 
 async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoUsd) -> None:
@@ -163,17 +170,6 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
         raise CommandFailed(
             f"operator {config.operator} has nothing to pay gas with; send it some of the chain's coin"
         )
-
-
-async def _model_ids(config: ProviderConfig) -> list[ModelId]:
-    """Return the ids of the configured models; an id hashes the weights, so their engines are started."""
-    found = []
-    for terms in config.models:
-        engine = make_engine(terms)
-        await engine.start()
-        found.append(model_id(engine.manifest_bytes))
-        await engine.close()
-    return found
 
 
 def _market(coordinator: str) -> dict[str, Any]:

@@ -7,11 +7,24 @@ runner.py    the forward passes: rows of one batch, or one by one where a model 
 rows.py      keys and values of the rows of a batch
 linear.py    linear layers by the faster library
 loader.py    from a name to a model, its tokenizer and its manifest
-prepare.py   what the first start with a model works out
+ready.py     what is known of a model without loading it
+prepare.py   how that is worked out, the first time
 sources.py   where the files are
 cache.py     what is kept between starts
 """
 
-from provider.engines.transformers_engine.engine import TransformersEngine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from provider.engines.transformers_engine.engine import TransformersEngine
 
 __all__ = ["TransformersEngine"]
+
+
+def __getattr__(name: str) -> Any:
+    # Importing torch takes seconds, and what only describes a model does without it.
+    if name == "TransformersEngine":
+        from provider.engines.transformers_engine.engine import TransformersEngine
+
+        return TransformersEngine
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,6 +20,11 @@ def default_cache_dir() -> Path:
     return Path(base).expanduser() / "tallystick" / "models"
 
 
+def models_dir(configured: Path | str | None) -> Path:
+    """Return where models are kept, with the configuration's word for it."""
+    return Path(configured).expanduser() if configured else default_cache_dir()
+
+
 def file_sha256(path: Path, cache_dir: Path) -> str:
     """Return the SHA-256 of a file in hex; remembered while its path, size and time of change stay."""
     about = path.stat()

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 
 from provider.engines.base import EngineBroken, EngineEnd, EngineError, EngineEvent, EngineJob, EngineRefused
-from provider.engines.transformers_engine.cache import default_cache_dir
+from provider.engines.transformers_engine.cache import models_dir
 from provider.engines.transformers_engine.linear import use_onednn
 from provider.engines.transformers_engine.loader import LoadedModel, load_model, pick_device
 from provider.engines.transformers_engine.loop import StepLoop
@@ -51,7 +51,7 @@ class TransformersEngine:
         self._choice = partial(load_model, model, dtype=dtype, name=model_name)
         self._device = device
         self._threads = threads
-        self._cache_dir = Path(cache_dir).expanduser() if cache_dir else default_cache_dir()
+        self._cache_dir = models_dir(cache_dir)
         self._loaded: LoadedModel | None = None
         self._outbox: list[tuple[_Queue, Outcome]] = []
 

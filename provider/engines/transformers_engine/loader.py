@@ -1,8 +1,4 @@
-"""From a model's name to the model, its tokenizer and its manifest.
-
-The first start with a model hashes its files, reads its tokenizer and, for GGUF, converts the weights (they
-would take as long at every start). All of it is kept, so that later starts take seconds.
-"""
+"""From a model's name to the model, its tokenizer and its manifest; see `ready.py` for what is kept."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +9,9 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from provider.engines.base import EngineRefused
-from provider.engines.transformers_engine.cache import file_sha256, ready_folder
-from provider.engines.transformers_engine.prepare import DTYPES, FORMAT, prepare
-from provider.engines.transformers_engine.sources import find_source
-from tallystick.models.manifest import Manifest, decode_manifest
+from provider.engines.transformers_engine.prepare import DTYPES
+from provider.engines.transformers_engine.ready import ready_model
+from tallystick.models.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,28 +31,16 @@ def load_model(
 
     Raises EngineRefused for a wrong model or dtype, EngineUnavailable if a hub does not answer.
     """
-    if dtype not in DTYPES:
-        raise EngineRefused("engine", f"dtype is one of {', '.join(DTYPES)}, not {dtype!r}")
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    source = find_source(model)
-    name = name or source.name
-    digests = tuple((file.name, file_sha256(file, cache_dir)) for file in source.weight_files())
-    key = {"format": FORMAT, "files": digests, "name": name, "dtype": dtype}
-    if source.gguf is not None:
-        # How a GGUF's tokenizer is rebuilt is the library's business, and may change with it.
-        key["transformers"] = transformers.__version__
-    folder = ready_folder(cache_dir, key, lambda draft: prepare(source, draft, dtype, name, digests))
-    manifest_bytes = (folder / "manifest.json").read_bytes()
+    ready = ready_model(model, dtype=dtype, cache_dir=cache_dir, name=name)
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder if source.gguf is not None else source.folder,
-        dtype=DTYPES[dtype],
-        use_safetensors=True,
+        ready.weights, dtype=DTYPES[dtype], use_safetensors=True
     )
     return LoadedModel(
         model=loaded.to(device).eval(),
-        manifest=decode_manifest(manifest_bytes),
-        manifest_bytes=manifest_bytes,
-        tokenizer_json=(folder / "tokenizer.json").read_bytes(),
+        manifest=ready.manifest,
+        manifest_bytes=ready.manifest_bytes,
+        tokenizer_json=ready.tokenizer_json,
     )
 
 

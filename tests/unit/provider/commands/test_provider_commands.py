@@ -100,7 +100,9 @@ async def test_a_wrong_price_leaves_nothing_behind(stand: Published, home: Path)
     assert not await asyncio.to_thread(home.exists)
 
 
-async def test_from_nothing_to_a_stake_and_out_again(stand: Published, home: Path) -> None:
+async def test_from_nothing_to_a_stake_and_out_again(
+    stand: Published, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     operator = (await made(stand, home))["operator"]
     first = await run("doctor", "--home", home, "--json")
     assert first.exit_code == 1
@@ -114,7 +116,9 @@ async def test_from_nothing_to_a_stake_and_out_again(stand: Published, home: Pat
     registered = await told("register", "--home", home, "--stake", "25", "--yes")
     assert registered["staked_usd"] == "25.00"
     assert [one["what"].split()[0] for one in registered["transactions"]] == ["stake", "add", "declare"]
-    assert (await told("register", "--home", home, "--stake", "25", "--yes"))["transactions"] == []
+    with monkeypatch.context() as without_passphrase:
+        without_passphrase.delenv("TALLYSTICK_PASSPHRASE")
+        assert (await told("register", "--home", home, "--stake", "25"))["transactions"] == []
     assert (await told("doctor", "--home", home))["held"]
 
     left = await told("exit", "--home", home, "--yes")
