@@ -3,8 +3,8 @@
     scripts/bench engine --threads 1 --pairs 3
 
 A pair is the same jobs twice: one after the other, and arriving at Poisson times so quickly that the slots
-stay full. Prompts and lengths differ from job to job; every answer is made to its full length. CPU seconds are
-given beside wall seconds, as a busy machine spoils the latter. Answers that company changes are counted too.
+stay full. Prompts and lengths differ from job to job; every answer is made to its full length. CPU seconds
+are given beside wall seconds, as a busy machine spoils the latter. Answers that company changes are counted.
 """
 
 import argparse
