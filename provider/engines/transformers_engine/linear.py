@@ -1,9 +1,9 @@
 """Linear layers through oneDNN with packed weights, on x86 CPUs in float32.
 
 There `torch.nn.functional.linear` goes to MKL, which on an AMD EPYC took about 1.9 times as long for one row,
-1.5 for eight, and 1.7 for a prompt of 60. With weights packed for eight rows oneDNN needs 0.6 to 0.7 of its own
-time for eight, 0.7 to 0.85 for a prompt, and 0.73 (the vocabulary) to 1.16 for one. Elsewhere, and in bf16, torch
-takes the better way by itself.
+1.5 for eight, and 1.7 for a prompt of 60. With weights packed for eight rows oneDNN needs 0.6 to 0.7 of its
+own time for eight, 0.7 to 0.85 for a prompt, and 0.73 (the vocabulary) to 1.16 for one. Elsewhere, and in
+bf16, torch takes the better way by itself.
 """
 
 import platform
@@ -43,7 +43,7 @@ def _linear(compute: Any, module: nn.Linear, rows: Tensor) -> Tensor:
 
 
 def _operators() -> tuple[Any, Any] | None:
-    """Return torch's fused linear operator and its packing, if this version has them and they compute right."""
+    """Return torch's fused linear operator and its packing, if it has them and they compute right."""
     try:
         compute = torch.ops.mkldnn._linear_pointwise.default
         pack = torch.ops.mkldnn._reorder_linear_weight.default
