@@ -52,6 +52,13 @@ def count(text: str, name: str, *, least: int = 0, most: int) -> int:
     return int(text)
 
 
+def plain(text: str, name: str) -> str:
+    """Return a text that the books can keep. Raises BadRequest for one with a null character."""
+    if "\0" in text:
+        raise BadRequest(f"`{name}` has a null character.", param=name)
+    return text
+
+
 def hex_bytes(text: str, name: str) -> bytes:
     """Return the bytes behind `0x…`. Raises BadRequest."""
     try:

@@ -35,6 +35,9 @@ STATUS: Final[dict[type[MarketError], tuple[int, str]]] = {
     Broken: (500, "server_error"),
 }
 UNFORESEEN: Final = (500, "server_error")
+MOST_MESSAGE: Final = 1000
+MOST_PARAM: Final = 100
+"""Characters of an error: messages quote what was sent, and that may be as long as a body."""
 ROUTING: Final = {404: "unknown_path", 405: "method_not_allowed"}
 
 
@@ -50,7 +53,12 @@ def error_object(error: MarketError) -> dict[str, Any]:
         if not isinstance(error, Broken)
         else "The server had an internal error; it was recorded."
     )
-    return {"message": message, "type": _line(error)[1], "param": error.param, "code": error.code}
+    return {
+        "message": _cut(message, MOST_MESSAGE),
+        "type": _line(error)[1],
+        "param": None if error.param is None else _cut(error.param, MOST_PARAM),
+        "code": error.code,
+    }
 
 
 def error_headers(error: MarketError) -> dict[str, str]:
@@ -79,7 +87,7 @@ async def routing_response(request: Request, error: Exception) -> Response:
     """Return the answer for a path or method that there is not, as the framework found."""
     if not isinstance(error, HTTPException):
         raise error
-    message = f"{request.method} {request.url.path}: {error.detail}."
+    message = _cut(f"{request.method} {request.url.path}: {error.detail}.", MOST_MESSAGE)
     code = ROUTING.get(error.status_code, "refused")
     body = {"message": message, "type": "invalid_request_error", "param": None, "code": code}
     return Response(
@@ -89,3 +97,7 @@ async def routing_response(request: Request, error: Exception) -> Response:
 
 def _line(error: MarketError) -> tuple[int, str]:
     return next((STATUS[kind] for kind in type(error).__mro__ if kind in STATUS), UNFORESEEN)
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -34,7 +34,7 @@ class Settled:
 @pytest.fixture(scope="module")
 def settled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settled]:
     """Two answers, settled on a chain of their own."""
-    quick = {"maturity_lag_seconds": 0, "settle_poll_seconds": 0.2, "row_threshold_usd": "0"}
+    quick: dict[str, Any] = {"maturity_lag_seconds": 0, "settle_poll_seconds": 0.2, "row_threshold_usd": "0"}
     folder = tmp_path_factory.mktemp("settled")
     with a_place() as place, a_server(place, folder, longest_wait_epochs=0, **quick) as server:
         consumer = new_consumer(server)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from marketplace.api.bodies import answer, dollars, moment, read_body
+from marketplace.api.bodies import answer, dollars, moment, plain, read_body
 from marketplace.api.deps import AccountServices
 from marketplace.domain.errors import BadRequest
 from marketplace.services.keys import CreatedKey, KeyTerms, KeyView
@@ -41,7 +41,7 @@ def key_routes(services: AccountServices) -> list[BaseRoute]:
     async def change(request: Request) -> Response:
         caller = await services.gate.manager(request)
         body = await read_body(request, KeyBody)
-        key_id = request.path_params["key_id"]
+        key_id = plain(request.path_params["key_id"], "key_id")
         before = await services.keys.find_key(caller.account_id, key_id)
         return answer(
             key_object(await services.keys.change_key(caller.account_id, key_id, _terms(body, before.terms)))
@@ -49,9 +49,8 @@ def key_routes(services: AccountServices) -> list[BaseRoute]:
 
     async def revoke(request: Request) -> Response:
         caller = await services.gate.manager(request)
-        return answer(
-            key_object(await services.keys.revoke_key(caller.account_id, request.path_params["key_id"]))
-        )
+        key_id = plain(request.path_params["key_id"], "key_id")
+        return answer(key_object(await services.keys.revoke_key(caller.account_id, key_id)))
 
     return [
         Route("/v1/keys", create, methods=["POST"]),
@@ -88,7 +87,7 @@ def created_object(created: CreatedKey) -> dict[str, Any]:
 
 def _terms(body: KeyBody, before: KeyTerms) -> KeyTerms:
     return KeyTerms(
-        name=before.name if body.name is UNSET else body.name,
+        name=before.name if body.name is UNSET else plain(body.name, "name"),
         scope=before.scope if body.scope is UNSET else body.scope,
         cap=_cap(body.cap_usd, before.cap),
         max_input_price=_price(body.max_input_price, before.max_input_price, "max_input_price"),
