@@ -330,6 +330,7 @@ class Coordinator:
         terms = MarketTerms(
             place, self.settings.rpc_url or place.rpc_url, self.settings.fee_bps, self.side.is_local
         )
+        proofs = EpochProofs(self.database, self.files)
         checks: dict[str, Check] = {"books": self._check_books, "chain": self._check_chain}
         return [
             *openai_routes(counter, self.hub),
@@ -339,7 +340,7 @@ class Coordinator:
             *sign_up_routes(
                 services, address=self.settings.address, chain_id=place.chain_id, clock=self.clock
             ),
-            *receipt_routes(self.gate, ReceiptBook(self.database, EpochProofs(self.database))),
+            *receipt_routes(self.gate, ReceiptBook(self.database, proofs, self.files)),
             *epoch_routes(self.gate, self.database, self.files.path),
             *market_routes(
                 self.gate, terms, self.hub, self.catalog, self.balances, lambda: self.clock.now_ms() // 1000

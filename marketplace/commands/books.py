@@ -33,7 +33,7 @@ DataDir = Annotated[
 
 @app.callback()
 def _group() -> None:
-    """Keeps `verify` a command of its own although there is no other yet."""
+    """What needs no more than the open books is here; the rest of the group is in `keeping`."""
 
 
 @app.command("verify")

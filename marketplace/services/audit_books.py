@@ -3,6 +3,7 @@
 balance   = Σ deposits, grants, charges, withdrawals, advances in the journal
 spent     = Σ charges in the journal                 = Σ receipts that the account pays
 earned    = Σ earnings and fees in the journal       = Σ receipts that it made (matured and not)
+            (receipts that were pruned count with the sums that are kept of them)
 held      = Σ holds of accepted jobs                 (the same for each key)
 granted   = Σ promises in the journal                ≤ the treasury's balance
 Σ charges = Σ earnings + Σ fees, to the nano-dollar
@@ -23,6 +24,7 @@ from marketplace.domain.accounts import (
     TREASURY_ID,
     EntryKind,
 )
+from marketplace.storage.queries import pruning
 from marketplace.storage.queries.accounts import A
 from marketplace.storage.queries.entries import E
 from marketplace.storage.queries.jobs import RUNNING, J
@@ -72,6 +74,8 @@ def audit_books(session: Session) -> Report:
         select(func.count(), func.coalesce(func.sum(R.c.charge), 0)).select_from(R)
     ).one()
     accounts = session.scalar(select(func.count()).select_from(A)) or 0
+    receipts += pruning.count(session)
+    charged += sum(pruning.sums(session, "spent").values())
     return Report(accounts, receipts, NanoUsd(int(charged)), tuple(findings))
 
 
@@ -94,13 +98,16 @@ def _accounts_against_journal(session: Session) -> Iterator[Finding]:
 
 def _accounts_against_receipts(session: Session) -> Iterator[Finding]:
     matured, pending = R.c.matured.is_(True), R.c.matured.is_(False)
-    spent = _sums(session, R.c.payer_id, R.c.charge)
+    pruned = pruning.sums(session, "spent")
+    spent = _added(_sums(session, R.c.payer_id, R.c.charge), pruned)
     yield from _compare(session, A.c.spent, spent, "spent is what its receipts charge")
-    spent_matured = _sums(session, R.c.payer_id, R.c.charge, matured)
+    spent_matured = _added(_sums(session, R.c.payer_id, R.c.charge, matured), pruned)
     yield from _compare(
         session, A.c.spent_matured, spent_matured, "matured spending is its matured receipts'"
     )
-    earned = _with_fees(session, matured)
+    earned = _added(
+        _with_fees(session, matured), pruning.sums(session, "earned"), pruning.sums(session, "fee")
+    )
     yield from _compare(session, A.c.earned, earned, "earned is its matured receipts'")
     yield from _compare(
         session, A.c.earned_pending, _with_fees(session, pending), "pending earnings are its other receipts'"
@@ -135,7 +142,7 @@ def _orders(session: Session) -> Iterator[Finding]:
 
 def _keys(session: Session) -> Iterator[Finding]:
     held = _sums(session, J.c.key_id, J.c.hold, RUNNING)
-    spent = _sums(session, J.c.key_id, J.c.charge)
+    spent = _added(_sums(session, J.c.key_id, J.c.charge), pruning.sums(session, "key"))
     for key_id, key_held, key_spent in session.execute(select(K.c.id, K.c.held, K.c.spent)):
         if key_held != held.get(key_id, 0):
             yield Finding(key_id, "the key's holds are its jobs'", held.get(key_id, 0), key_held)
@@ -186,3 +193,8 @@ def _sums(session: Session, owner: Any, amount: Any, *conditions: Any) -> Sums:
     statement = select(owner, func.sum(amount)).where(*conditions).group_by(owner)
     rows: Sequence[Any] = session.execute(statement).all()
     return {account_id: int(total or 0) for account_id, total in rows}
+
+
+def _added(*parts: Sums) -> Sums:
+    owners = {owner for part in parts for owner in part}
+    return {owner: sum(part.get(owner, 0) for part in parts) for owner in owners}

@@ -1,5 +1,6 @@
 """Receipts for those who ask: the signed thing, where it stands, and the proof that it was settled."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -7,19 +8,27 @@ from typing import Final
 import msgspec
 from sqlalchemy.orm import Session
 
+from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import NotFound
+from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs, Inclusion
 from marketplace.storage.database import Database
-from marketplace.storage.queries import published, receipts
-from marketplace.storage.tables import ReceiptRow
-from tallystick.protocol.receipts import SignedReceipt
+from marketplace.storage.queries import pruning, published, receipts
+from marketplace.storage.queries.pruning import Place
+from marketplace.storage.tables import EpochRow, ReceiptRow
+from tallystick.protocol.epochfile import PAID_BY_TREASURY, EpochReceipt
+from tallystick.protocol.receipts import SignedReceipt, receipt_charge, receipt_fee_up
 
 CLOSED: Final = "closed"
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiptView:
-    """A receipt that was taken. Amounts in nano-dollars; `status` is taken, matured or settled."""
+    """A receipt that was taken. Amounts in nano-dollars; `status` is taken, matured or settled.
+
+    Of one that was pruned the file has no more than everybody may know: `account_id` is who paid on the
+    chain, and the signature `Taken`, a promise that settling it has kept, is empty.
+    """
 
     id: bytes
     account_id: str
@@ -38,16 +47,28 @@ class ReceiptView:
 class ReceiptBook:
     """Finds receipts, and proves their place."""
 
-    def __init__(self, database: Database, proofs: EpochProofs) -> None:
+    def __init__(self, database: Database, proofs: EpochProofs, files: EpochFiles) -> None:
         self._database = database
         self._proofs = proofs
+        self._files = files
 
     async def find(self, receipt_id: bytes) -> ReceiptView:
         """Return a receipt. Raises NotFound."""
         found = await self._database.read(lambda session: _find(session, receipt_id))
         if found is None:
+            found = await self._pruned(receipt_id)
+        if found is None:
             raise NotFound(f"There is no receipt 0x{receipt_id.hex()}.")
         return found
+
+    async def _pruned(self, receipt_id: bytes) -> ReceiptView | None:
+        """Return a receipt that the books have no more, out of its epoch's file."""
+        found = await self._database.read(lambda session: _place(session, receipt_id))
+        if found is None:
+            return None
+        place, epoch = found
+        file = await asyncio.to_thread(self._files.load, epoch.file_hash)
+        return _from_file(receipt_id, file.receipt(place.leaf), place)
 
     async def of_account(self, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptView]:
         """Return up to `limit` receipts that an account pays for, the oldest first."""
@@ -63,6 +84,31 @@ class ReceiptBook:
         if receipt.epoch is None or receipt.leaf is None:
             return None
         return await self._proofs.inclusion(receipt.epoch, receipt.leaf)
+
+
+def _place(session: Session, receipt_id: bytes) -> tuple[Place, EpochRow] | None:
+    place = pruning.find(session, receipt_id)
+    epoch = None if place is None else published.find_epoch(session, place.epoch)
+    return None if place is None or epoch is None else (place, epoch)
+
+
+def _from_file(receipt_id: bytes, kept: EpochReceipt, place: Place) -> ReceiptView:
+    receipt = kept.signed.receipt
+    paid_by_treasury = bool(kept.flags & PAID_BY_TREASURY)
+    return ReceiptView(
+        id=receipt_id,
+        account_id=TREASURY_ID if paid_by_treasury else receipt.account,
+        signed=kept.signed,
+        charge=receipt_charge(receipt),
+        fee=receipt_fee_up(receipt),
+        paid_by_consumer=not paid_by_treasury,
+        status="settled",
+        taken_epoch=place.epoch,
+        taken_signature=b"",
+        taken_at=receipt.finished_at,
+        epoch=place.epoch,
+        leaf=place.leaf,
+    )
 
 
 def _find(session: Session, receipt_id: bytes) -> ReceiptView | None:

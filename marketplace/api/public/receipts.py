@@ -61,9 +61,10 @@ def receipt_object(view: ReceiptView, inclusion: Inclusion | None) -> dict[str, 
         "charge_nano_usd": str(view.charge if view.paid_by_consumer else 0),
         "fee_nano_usd": str(view.fee),
         "taken_at": moment(view.taken_at),
-        "taken": {"epoch": view.taken_epoch, "signature": to_hex(view.taken_signature)},
         **receipt_to_json(view.signed),
     }
+    if view.taken_signature:
+        told["taken"] = {"epoch": view.taken_epoch, "signature": to_hex(view.taken_signature)}
     if inclusion is not None:
         told["inclusion"] = {
             "epoch": inclusion.epoch,

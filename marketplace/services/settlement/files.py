@@ -11,6 +11,7 @@ from Crypto.Hash import keccak
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
+from marketplace.domain.errors import Broken
 from marketplace.domain.ports.chain import FaultKind
 from marketplace.services.settlement.rows import sent_rows
 from marketplace.storage.database import Database
@@ -21,11 +22,14 @@ from tallystick.protocol.eip712 import Domain
 from tallystick.protocol.epochfile import (
     MAX_REASON_BYTES,
     PAID_BY_TREASURY,
+    BadEpochFile,
     ConsentSignature,
+    EpochFile,
     EpochReceipt,
     EpochRows,
     RowKind,
     SetAside,
+    decode_epoch,
     encode_epoch,
 )
 from tallystick.protocol.ids import Address
@@ -42,6 +46,7 @@ class EpochFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._loaded: EpochFile | None = None
 
     def path(self, file_hash: bytes) -> Path:
         """Return where the file with this hash is, if it is there."""
@@ -50,6 +55,21 @@ class EpochFiles:
     def has(self, file_hash: bytes) -> bool:
         """Return whether the file is there."""
         return self.path(file_hash).is_file()
+
+    def load(self, file_hash: bytes) -> EpochFile:
+        """Return what a file says. Raises Broken if it is not there or damaged."""
+        if self._loaded is not None and self._loaded.hash == file_hash:
+            return self._loaded
+        try:
+            loaded = decode_epoch(self.path(file_hash).read_bytes())
+            if loaded.hash != file_hash:
+                raise BadEpochFile("its hash is another one")
+        except (OSError, BadEpochFile) as error:
+            path = self.path(file_hash)
+            raise Broken(f"the epoch file {path} is needed and cannot be used: {error}") from error
+        # Who asks for one receipt of an old epoch often asks for the next.
+        self._loaded = loaded
+        return loaded
 
     def write(self, pieces: Iterable[bytes]) -> bytes:
         """Store a file, durably and whole or not at all; return its hash."""
