@@ -72,6 +72,8 @@ class Account(SQLModel, table=True):
     acknowledged_epoch: int = Field(default=0, sa_column=_money())
     accruing_since: int | None = Field(default=None, sa_column=_millis(nullable=True))
     """When the oldest matured and unsettled amount matured; a row is due some time after."""
+    unsigned_since: int | None = Field(default=None, sa_column=_millis(nullable=True, index=True))
+    """When a wallet first held money beyond what it authorized or signed for, since it last caught up."""
 
 
 class ConsentKey(SQLModel, table=True):
@@ -202,6 +204,7 @@ class PrunedSum(SQLModel, table=True):
 
 
 NAMED_GRANT = "kind = 'grant' AND reference <> ''"
+GRANT = "kind = 'grant'"
 
 
 class Entry(SQLModel, table=True):
@@ -220,7 +223,10 @@ class Entry(SQLModel, table=True):
     amount: int = Field(sa_column=_money())
     reference: str = ""
 
-    __table_args__ = (_partial("ix_entry_grant_once", "reference", sqlite=NAMED_GRANT, unique=True),)
+    __table_args__ = (
+        _partial("ix_entry_grant_once", "reference", sqlite=NAMED_GRANT, unique=True),
+        _partial("ix_entry_granted", "at", sqlite=GRANT),
+    )
 
 
 class EpochRow(SQLModel, table=True):
@@ -365,3 +371,17 @@ class EmailToken(SQLModel, table=True):
     account_id: str
     purpose: str
     expires_at: int = Field(sa_column=_millis())
+
+
+class RepeatKey(SQLModel, table=True):
+    """An `Idempotency-Key` that was used; nothing of the request or its answer can be read from this."""
+
+    __tablename__ = "repeat_key"
+
+    id: bytes = Field(sa_column=_bytes(primary=True))
+    """A hash over account, route and key."""
+    fingerprint: bytes = Field(sa_column=_bytes())
+    """A hash over the key and the body."""
+    made: str | None = None
+    """What the request made: `job/…` or `key/…`; None while that is not known."""
+    expires_at: int = Field(sa_column=_millis(index=True))
