@@ -10,7 +10,7 @@ from rich.console import Console
 from scripts.benches.report import show, write
 
 BENCHES = {
-    "crash": "a thousand kills of a coordinator under load: every charge stays, none doubles, no hold is left",
+    "crash": "a thousand kills of a coordinator under load: each charge stays, none doubles, no hold is left",
     "engine": "tokens per second of the built-in engine, alone and in company",
     "soak": "an hour of mixed load: memory, file handles, connections and latency stay flat",
 }
