@@ -56,6 +56,7 @@ from marketplace.services.mail import open_mailer
 from marketplace.services.maturity import release_orphans
 from marketplace.services.nodes import NodeService
 from marketplace.services.receipts import ReceiptBook
+from marketplace.services.repeats import Repeats
 from marketplace.services.settlement import Settlement
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs
@@ -75,6 +76,7 @@ from tallystick.protocol.ids import ModelId
 from tallystick.protocol.keys import SigningKey
 
 STALE_HEAD_SECONDS = 60
+SWEEP_SECONDS = 600
 SUSPENSION_SECONDS = 1.0
 
 
@@ -167,6 +169,7 @@ class Coordinator:
     def _join_accounts(self) -> None:
         settings = self.settings
         self.keys = KeyRing(self.database, self.clock)
+        self.repeats = Repeats(self.database, self.clock, settings.hold_expiry_ms)
         rules = AccountRules(
             open_sign_up=settings.open_sign_up,
             verify_emails=bool(settings.smtp_url.get_secret_value()),
@@ -272,9 +275,12 @@ class Coordinator:
         suspensions = ScheduledJob(
             "see suspensions", SUSPENSION_SECONDS, self.nodes.see_suspensions, everywhere=True
         )
-        self.scheduler = Scheduler(
-            [*self.back_office.jobs(), suspensions], lease, lease_seconds=settings.lease_seconds
-        )
+        forgetting = [
+            ScheduledJob("forget sign-ins", SWEEP_SECONDS, self.accounts.sweep),
+            ScheduledJob("forget repeats", SWEEP_SECONDS, self.repeats.sweep),
+        ]
+        jobs = [*self.back_office.jobs(), suspensions, *forgetting]
+        self.scheduler = Scheduler(jobs, lease, lease_seconds=settings.lease_seconds)
 
     def _watch_numbers(self) -> None:
         watch = self.metrics.watch
@@ -324,9 +330,16 @@ class Coordinator:
     def _routes(self) -> list[BaseRoute]:
         place = self.side.deployment
         services = AccountServices(
-            self.gate, self.accounts, self.keys, self.balances, Consents(self.database, place.ledger_domain)
+            self.gate,
+            self.accounts,
+            self.keys,
+            self.balances,
+            Consents(self.database, place.ledger_domain),
+            self.repeats,
         )
-        counter = Counter(self.market, self.catalog, self.gate.caller, self.settings.default_max_tokens)
+        counter = Counter(
+            self.market, self.catalog, self.gate.caller, self.repeats, self.settings.default_max_tokens
+        )
         terms = MarketTerms(
             place, self.settings.rpc_url or place.rpc_url, self.settings.fee_bps, self.side.is_local
         )

@@ -10,6 +10,7 @@ from marketplace.services.balances import Balances
 from marketplace.services.consents import Consents
 from marketplace.services.keys import Caller, KeyRing
 from marketplace.services.limits import Limits
+from marketplace.services.repeats import Repeats
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,7 @@ class AccountServices:
     keys: KeyRing
     balances: Balances
     consents: Consents
+    repeats: Repeats
 
 
 def bearer(request: Request) -> str:

@@ -8,14 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from marketplace.domain.errors import (
+    AlreadyDone,
     BadRequest,
     Broken,
     Conflict,
     Forbidden,
+    KeyReused,
     MarketError,
     NotAuthenticated,
     NotFound,
     PaymentRequired,
+    StillRunning,
     TooFast,
     TooLarge,
     Unavailable,
@@ -29,6 +32,7 @@ STATUS: Final[dict[type[MarketError], tuple[int, str]]] = {
     Forbidden: (403, "permission_error"),
     NotFound: (404, "invalid_request_error"),
     Conflict: (409, "invalid_request_error"),
+    KeyReused: (422, "invalid_request_error"),
     TooLarge: (413, "invalid_request_error"),
     TooFast: (429, "rate_limit_error"),
     Unavailable: (503, "service_unavailable"),
@@ -66,7 +70,9 @@ def error_headers(error: MarketError) -> dict[str, str]:
     match error:
         case TooFast(retry_after=seconds) | Unavailable(retry_after=seconds):
             return {"retry-after": str(seconds)}
-        case PaymentRequired():
+        case StillRunning():
+            return {"retry-after": str(error.retry_after)}
+        case PaymentRequired() | AlreadyDone():
             return {"x-should-retry": "false"}
         case _:
             return {}

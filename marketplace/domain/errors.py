@@ -2,7 +2,8 @@
 
     MarketError
     ├── Refused        the caller can fix it (fewer tokens, another key, a deposit)
-    │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, Conflict, TooLarge, TooFast
+    │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, TooLarge, TooFast, KeyReused
+    │   ├── Conflict           StillRunning, AlreadyDone
     │   └── PaymentRequired    InsufficientBalance, KeyCapReached, ConsentNeeded
     ├── Unavailable    try again later
     │   └── NoNode, NodesFailed, ChainUnavailable
@@ -61,6 +62,40 @@ class Conflict(Refused):
     """It clashes with what is there already."""
 
     code = "conflict"
+
+
+class StillRunning(Conflict):
+    """The first request with this Idempotency-Key has not ended; `retry_after` is in seconds."""
+
+    code = "idempotency_key_in_use"
+    retry_after = 2
+
+    def __init__(self) -> None:
+        super().__init__("A request with this Idempotency-Key is still running. Wait for it, or try again.")
+
+
+class AlreadyDone(Conflict):
+    """The request with this Idempotency-Key has done its work; `made` says what that was."""
+
+    code = "idempotency_key_used"
+
+    def __init__(self, made: str) -> None:
+        super().__init__(
+            f"A request with this Idempotency-Key has ended. {made} Its answer is not kept; nothing was done "
+            "or charged again. Use a new key to ask again."
+        )
+
+
+class KeyReused(Refused):
+    """This Idempotency-Key came with another body before."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was used with another body. Use a new key for a new request.",
+            param="Idempotency-Key",
+        )
 
 
 class TooLarge(Refused):

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute, Route
 
 from marketplace.api.bodies import answer, dollars, moment, plain, read_body
 from marketplace.api.deps import AccountServices
+from marketplace.api.repeats import once
 from marketplace.domain.errors import BadRequest
 from marketplace.services.keys import CreatedKey, KeyTerms, KeyView
 from tallystick.protocol.money import NanoUsd, format_price, parse_price
@@ -31,7 +32,10 @@ def key_routes(services: AccountServices) -> list[BaseRoute]:
     async def create(request: Request) -> Response:
         caller = await services.gate.manager(request)
         terms = _terms(await read_body(request, KeyBody), KeyTerms())
-        return answer(created_object(await services.keys.create_key(caller.account_id, terms)), 201)
+        async with once(services.repeats, request, caller.account_id) as made:
+            created = await services.keys.create_key(caller.account_id, terms)
+            made("key/" + created.view.id)
+        return answer(created_object(created), 201)
 
     async def list_all(request: Request) -> Response:
         caller = await services.gate.manager(request)

@@ -35,6 +35,7 @@ from marketplace.api.openai.requests import (
     read_chat,
     read_text,
 )
+from marketplace.api.openai.submitting import submit_once
 from marketplace.api.sse import DONE, EventStream, ReaderLeft, event, unless_reader_leaves
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.errors import BadRequest, MarketError
@@ -42,6 +43,7 @@ from marketplace.domain.jobs import Completed, Delta, JobEvent, JobRequest, Wish
 from marketplace.services.acceptance import Market
 from marketplace.services.catalog import Catalog
 from marketplace.services.keys import Caller
+from marketplace.services.repeats import Repeats
 from marketplace.services.running import RunningJob
 from tallystick.models.chat import BadMessages, BadTemplate
 from tallystick.protocol.money import NanoUsd, parse_price
@@ -60,6 +62,7 @@ class Counter:
     market: Market
     catalog: Catalog
     authenticate: Authenticate
+    repeats: Repeats
     default_max_tokens: int
 
 
@@ -128,7 +131,8 @@ async def chat_completions(request: Request, counter: Counter) -> ASGIApp:
     prompt = await _rendered(model, messages_of(body))
     ids = await _tokens(model, prompt)
     top = (body.top_logprobs or 0) if body.logprobs else NO_LOGPROBS
-    running = await counter.market.submit(_job(counter, caller, body, model, prompt, ids, top))
+    job = _job(counter, caller, body, model, prompt, ids, top)
+    running = await submit_once(counter.market, counter.repeats, request, job)
     return await _answer(request, body, running, ChatShape(), ChatLogprobs(model, top))
 
 
@@ -139,7 +143,8 @@ async def completions(request: Request, counter: Counter) -> ASGIApp:
     model = counter.catalog.resolve(body.model)
     prompt, ids = await _prompt(body, model)
     top = NO_LOGPROBS if body.logprobs is None else body.logprobs
-    running = await counter.market.submit(_job(counter, caller, body, model, prompt, ids, top))
+    job = _job(counter, caller, body, model, prompt, ids, top)
+    running = await submit_once(counter.market, counter.repeats, request, job)
     return await _answer(request, body, running, TextShape(), TextLogprobs(model, top))
 
 

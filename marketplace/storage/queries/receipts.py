@@ -45,6 +45,11 @@ def for_attempt(session: Session, job_id: bytes, attempt: int) -> ReceiptRow | N
     return session.scalar(select(ReceiptRow).where(R.c.job_id == job_id, R.c.attempt == attempt))
 
 
+def ids_of_job(session: Session, job_id: bytes) -> Sequence[bytes]:
+    """Return the ids of a job's receipts, attempt by attempt."""
+    return session.scalars(select(R.c.id).where(R.c.job_id == job_id).order_by(R.c.attempt)).all()
+
+
 def charged_for_job(session: Session, job_id: bytes) -> int:
     """Return what all receipts of a job charge, in nano-dollars, whoever pays."""
     return int(
