@@ -49,6 +49,8 @@ class _Made:
     started_at: int
     ids: list[int] = field(default_factory=list)
     text: bytearray = field(default_factory=bytearray)
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 class RunningJob:
@@ -87,7 +89,7 @@ class RunningJob:
                 following = asyncio.ensure_future(anext(events))
                 await self._event_or_stop(following)
                 if not following.done():
-                    return EngineEnd(finish=self._stop.result())
+                    return self._stopped()
                 match following.result():
                     case EngineTokens() as tokens:
                         self._forward(tokens)
@@ -101,6 +103,16 @@ class RunningJob:
                 await asyncio.gather(following, return_exceptions=True)
             if isinstance(events, AsyncGenerator):
                 await events.aclose()
+
+    def _stopped(self) -> EngineEnd:
+        """Return the end of an attempt that was stopped; an engine without ids has counted what was sent.
+
+        Nobody can go on from a part without ids, so one that is handed over is not charged for.
+        """
+        finish, made = self._stop.result(), self._made
+        if finish is not Finish.CANCELLED:
+            return EngineEnd(finish)
+        return EngineEnd(finish, prompt_tokens=made.prompt_tokens, output_tokens=made.output_tokens)
 
     async def _event_or_stop(self, following: "asyncio.Future[EngineEvent]") -> None:
         """Return when the engine has said something, or the attempt is to stop here."""
@@ -116,6 +128,8 @@ class RunningJob:
     def _forward(self, tokens: EngineTokens) -> None:
         self._made.ids.extend(tokens.ids)
         self._made.text.extend(tokens.text.encode())
+        self._made.prompt_tokens = tokens.prompt_tokens
+        self._made.output_tokens = tokens.output_tokens
         self._send(
             Tokens(
                 job_id=self.job.job_id,

@@ -66,12 +66,17 @@ class EngineJob:
 
 @dataclass(frozen=True, slots=True)
 class EngineTokens:
-    """Tokens `position …`, and the text that became certain with them."""
+    """Tokens `position …`, and the text that became certain with them.
+
+    Counts are of the answer so far, and given only by engines that do not show their ids.
+    """
 
     position: int
     ids: tuple[int, ...]
     text: str
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

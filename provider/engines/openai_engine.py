@@ -123,12 +123,17 @@ class OpenAIEngine:
 
     async def _by_text(self, job: EngineJob) -> AsyncGenerator[EngineEvent]:
         path, body = request_by_text(self._model, job)
-        finish, stop, usage = Finish.LENGTH, "", None
+        finish, stop, usage, written = Finish.LENGTH, "", None, 0
         async with self._stream(path, body) as stream:
             async for piece in stream:
-                if piece.text:
-                    yield EngineTokens(job.first_position, (), piece.text)
                 usage = piece.usage or usage
+                if piece.text:
+                    # A piece is a token or more, so until the server counts there are at least so many.
+                    written = min(written + 1, job.parameters.max_tokens)
+                    given, made = usage or (None, written)
+                    yield EngineTokens(
+                        job.first_position, (), piece.text, prompt_tokens=given, output_tokens=made
+                    )
                 if piece.finish is not None:
                     finish, stop = _opaque_finish(piece)
         if usage is None:

@@ -1,6 +1,7 @@
 """Streams: as the official client reads them, as bytes, and as they end when something goes wrong."""
 
 import json
+import socket
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from openai import OpenAI
 
 from marketplace.storage.tables import JobRow, ReceiptRow
 from tests.api.asking import says
-from tests.support.acting import BREAK_AT_ONCE, BREAK_MIDWAY, DRIP, LIKELY
+from tests.support.acting import BREAK_AT_ONCE, BREAK_MIDWAY, DRIP, LIKELY, WITHHELD
 from tests.support.hubs import eventually
 from tests.support.servers import Server
 
@@ -133,6 +134,28 @@ def test_a_reader_that_leaves_stops_the_node_and_pays_for_what_was_made(
     assert 0 < made < 2000
     assert (account.spent, account.held) == (job.charge, 0)
     assert receipt.charge == job.charge
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_reader_that_leaves_before_the_first_token_pays_nothing(
+    server: Server, consumer: dict[str, Any], stream: bool
+) -> None:
+    before = len(server.acts.jobs)
+    wanted = json.dumps(body(WITHHELD, stream=stream)).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: here\r\nAuthorization: Bearer {consumer['api_key']}"
+    head += f"\r\nContent-Type: application/json\r\nContent-Length: {len(wanted)}\r\n\r\n"
+    place = httpx.URL(server.url)
+    with socket.create_connection((place.host, place.port or 80)) as reader:
+        reader.sendall(head.encode() + wanted)
+        server.do(eventually(lambda: len(server.acts.jobs) > before, 20))
+    job_id = server.acts.jobs[before].job_id
+    server.do(eventually(lambda: job_id in server.acts.stopped, 20))
+    server.quiet()
+    (job,) = jobs_of(server, consumer["account_id"])
+    assert (job.id, job.charge) == (job_id, 0)
+    assert server.read(lambda session: session.query(ReceiptRow).filter_by(job_id=job_id).count()) == 0
+    account = server.account(consumer["account_id"])
+    assert (account.spent, account.held) == (0, 0)
 
 
 def test_a_reader_that_leaves_a_whole_answer_stops_the_node_too(

@@ -3,6 +3,7 @@
 Run as `python openai_server.py PORT` it is a server to try the engine on by hand.
 """
 
+import asyncio
 import json
 import sys
 from typing import Any
@@ -30,6 +31,8 @@ class EchoServer:
         self.said = said
         self.behaviour = "good"
         self.shows_ids = True
+        self.counts_as_it_goes = False
+        self.ignores_limit = False
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.closed_early = 0
         self._tokenizer = Tokenizer.from_str(tokenizer_json())
@@ -72,7 +75,7 @@ class EchoServer:
             said_before = prompt[prompt.index(EOS) + 1 :] if EOS in prompt else []
             answer = answer[len(said_before) :]
         finish = "stop" if len(answer) <= body["max_tokens"] else "length"
-        ids = answer[: body["max_tokens"]]
+        ids = answer if self.ignores_limit else answer[: body["max_tokens"]]
         await response.write(b": comment\r\n\r\n")
         sent = 0
         for at in range(0, len(ids), 3):
@@ -88,7 +91,11 @@ class EchoServer:
                     "token_logprobs": [-0.5] * len(chunk),
                     "top_logprobs": [{f"token_id:{one}": -0.5} for one in chunk],
                 }
-            await _send(response, {"choices": [choice], "usage": None})
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": at + len(chunk)}
+            await _send(response, {"choices": [choice], "usage": usage if self.counts_as_it_goes else None})
+            while self.behaviour == "stall" and at:
+                await response.write(b": wait\n\n")
+                await asyncio.sleep(0.01)
             if self.behaviour == "cut":
                 return
             if self.behaviour == "error":
