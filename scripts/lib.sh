@@ -13,6 +13,11 @@ fail() {
   exit 1
 }
 
+usage() { # prints the comment at the head of the script, and ends it
+  sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
+  exit 0
+}
+
 digest() { # of the given files together; one that is not there counts as empty
   { cat -- "$@" 2>/dev/null || true; } | cksum
 }

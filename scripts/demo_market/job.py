@@ -11,7 +11,7 @@ from rich.console import Console
 
 from scripts.demo_market.chainside import OnChain, look, transaction
 from scripts.demo_market.market import Market, provider_options
-from scripts.demo_market.processes import Processes, command
+from scripts.demo_market.processes import Processes, together
 from tallystick.client import Client
 from tallystick.commands.credentials import load_wallet
 
@@ -68,11 +68,11 @@ def do_the_job(market: Market, processes: Processes, console: Console) -> Result
     epochs = _epochs(market, receipts)
     credited = look(market, operators)
     with console.status("The providers claim what they earned …"):
-        claims = [
-            command(["provider", "claim", "--yes", *provider_options(provider)])
+        claims = together(
+            ["provider", "claim", "--yes", *provider_options(provider)]
             for provider in market.providers
             if credited[provider["operator"]].earned - credited[provider["operator"]].claimed >= 1000
-        ]
+        )
     result = Result(
         consumer=market.consumer,
         answers=answers,
@@ -176,8 +176,8 @@ def _epochs(market: Market, receipts: list[dict[str, Any]]) -> list[dict[str, An
 def _receipt_checks(market: Market, receipt_ids: list[str]) -> list[Check]:
     """Let `tallystick receipt verify` check each receipt against the chain."""
     checks = []
-    for receipt_id in receipt_ids:
-        told = command(["receipt", "verify", receipt_id], market.environment())
+    found = together((["receipt", "verify", one] for one in receipt_ids), market.environment())
+    for receipt_id, told in zip(receipt_ids, found, strict=True):
         done = ", ".join(check["what"] for check in told["checks"] if check["held"])
         checks.append(Check(f"receipt {receipt_id[:10]}…", told["held"] and not told["open"], done))
     return checks

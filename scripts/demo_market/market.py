@@ -19,6 +19,7 @@ CONSUMER_DEPOSIT = "5.00"
 CONSUMER_RIGHT = "1.00"
 PROVIDER_STAKE = "100"
 CHAIN_PORT = 8545
+MATURITY_SECONDS = "2"
 
 
 @dataclass(slots=True)
@@ -51,14 +52,45 @@ class Market:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """The demo's consumer: a wallet with a deposit, and an account with a key."""
+
+    address: str
+    home: str
+    passphrase: str
+    account_id: str
+    api_key: str
+    deposit: dict[str, Any]
+
+
 def start_market(
     processes: Processes, options: argparse.Namespace, directory: Path, console: Console
 ) -> Market:
     """Start all parts and return the market once a consumer with money can ask its providers."""
     ready = start_coordinator(processes, options, directory, console)
-    providers = start_providers(processes, options, directory, ready, console)
+    secret_of(directory, "providers")
+
+    def start(number: int) -> dict[str, str]:
+        return start_provider(processes, options, directory, ready, number)
+
+    words = "Providers (the first time the model is converted and cached), a consumer with a wallet …"
+    # Everybody for themselves, as on any market; whoever wants the model first makes it ready for all.
+    with console.status(words), ThreadPoolExecutor(options.providers + 1) as pool:
+        opening = pool.submit(open_consumer, directory, ready)
+        providers = list(pool.map(start, range(1, options.providers + 1)))
+        consumer = opening.result()
+    for number, provider in enumerate(providers, 1):
+        console.print(
+            f"[green]✓[/green] provider {number}: operator {provider['operator']} staked ${PROVIDER_STAKE}"
+        )
+    console.print(
+        f"[green]✓[/green] consumer {consumer.address} deposited ${CONSUMER_DEPOSIT}, "
+        f"authorized ${CONSUMER_RIGHT}",
+        soft_wrap=True,
+    )
     model = wait_for_model(processes, ready["base_url"], len(providers), console)
-    return open_consumer(directory, ready, providers, model, console)
+    return market_of(ready, providers, consumer, model)
 
 
 def start_coordinator(
@@ -76,7 +108,7 @@ def start_coordinator(
         [
             *("up", "--local", "--data-dir", str(directory / "coordinator"), "--json", str(ready)),
             *("--port", str(port), "--rpc-port", str(rpc_port)),
-            *("--epoch-seconds", str(options.epoch_seconds), "--maturity-seconds", "5"),
+            *("--epoch-seconds", str(options.epoch_seconds), "--maturity-seconds", MATURITY_SECONDS),
         ],
     )
     with console.status("Chain, contracts, coordinator …"):
@@ -89,32 +121,13 @@ def start_coordinator(
     return told
 
 
-def start_providers(
-    processes: Processes,
-    options: argparse.Namespace,
-    directory: Path,
-    ready: dict[str, Any],
-    console: Console,
-) -> list[dict[str, str]]:
-    """Set up, stake and start the provider agents; return their addresses and homes."""
-    secret = directory / "providers.passphrase"
-    if not secret.exists():
-        secret.touch(mode=0o600)
-        secret.write_text(secrets.token_urlsafe(16))
-
-    def start(number: int) -> dict[str, str]:
-        return start_provider(processes, options, directory, ready, number)
-
-    with console.status("Providers: keys, stake, model (the first time it is converted and cached) …"):
-        # The first one fills the model's cache; the others find it there.
-        providers = [start(1)]
-        with ThreadPoolExecutor() as pool:
-            providers += pool.map(start, range(2, options.providers + 1))
-    for number, provider in enumerate(providers, 1):
-        console.print(
-            f"[green]✓[/green] provider {number}: operator {provider['operator']} staked ${PROVIDER_STAKE}"
-        )
-    return providers
+def secret_of(directory: Path, whose: str) -> str:
+    """Return the passphrase of the demo's providers or consumer, made at the first run."""
+    file = directory / f"{whose}.passphrase"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(16))
+    return file.read_text()
 
 
 def start_provider(
@@ -126,12 +139,20 @@ def start_provider(
         "passphrase_file": str(directory / "providers.passphrase"),
     }
     common = provider_options(provider)
+
+    def run() -> int:
+        return processes.start(f"provider-{number}", ["provider", "run", *common])
+
+    def register() -> Any:
+        return command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
+
     if (Path(provider["home"]) / CONFIG_NAME).exists():
+        # Staked in an earlier run, so it can load its model while that is looked up.
         point_at(Path(provider["home"]), ready)
+        process, told = run(), register()
     else:
         init_provider(common, ready, options, number)
-    told = command(["provider", "register", *common, "--stake", PROVIDER_STAKE, "--yes"])
-    process = processes.start(f"provider-{number}", ["provider", "run", *common])
+        told, process = register(), run()
     return provider | {"operator": told["operator"], "node": told["node"], "pid": str(process)}
 
 
@@ -169,50 +190,45 @@ def wait_for_model(processes: Processes, base_url: str, nodes: int, console: Con
         live = [node for node in listed if node["models"]]
         return str(live[0]["models"][0]["name"]) if len(live) >= nodes else None
 
-    with console.status("Providers load the model (the first time it is converted and cached) …"):
+    with console.status("Providers load the model …"):
         model: str = processes.wait_for("the providers' start", served, 280)
     console.print(f"[green]✓[/green] {nodes} providers serve {model}")
     return model
 
 
-def open_consumer(
-    directory: Path, ready: dict[str, Any], providers: list[dict[str, str]], model: str, console: Console
-) -> Market:
+def open_consumer(directory: Path, ready: dict[str, Any]) -> Consumer:
     """Open an account by wallet, deposit with a permit, authorize a dollar and make an API key."""
     home = directory / "consumer"
-    secret = directory / "consumer.passphrase"
-    if not secret.exists():
-        secret.touch(mode=0o600)
-        secret.write_text(secrets.token_urlsafe(16))
+    passphrase = secret_of(directory, "consumer")
     who = {
         "TALLYSTICK_HOME": str(home),
-        "TALLYSTICK_PASSPHRASE": secret.read_text(),
+        "TALLYSTICK_PASSPHRASE": passphrase,
         "TALLYSTICK_URL": ready["base_url"],
     }
-    with console.status("A consumer: wallet, deposit with a permit, a dollar authorized, an API key …"):
-        if not (home / "wallet.json").exists():
-            command(["account", "create-wallet"], who)
-        wallet = command(["account", "wallet"], who)["address"]
-        command(["account", "faucet", "--address", wallet, "--amount", CONSUMER_DEPOSIT], who)
-        deposit = command(
-            ["account", "deposit", CONSUMER_DEPOSIT, "--authorize", CONSUMER_RIGHT, "--yes"], who
-        )
-        signed_in = command(["account", "sign-in", "--key-name", "demo"], who)
-    console.print(
-        f"[green]✓[/green] consumer {wallet} deposited ${CONSUMER_DEPOSIT}, authorized ${CONSUMER_RIGHT}",
-        soft_wrap=True,
-    )
+    if not (home / "wallet.json").exists():
+        command(["account", "create-wallet"], who)
+    wallet = command(["account", "wallet"], who)["address"]
+    command(["account", "faucet", "--address", wallet, "--amount", CONSUMER_DEPOSIT], who)
+    deposit = command(["account", "deposit", CONSUMER_DEPOSIT, "--authorize", CONSUMER_RIGHT, "--yes"], who)
+    signed_in = command(["account", "sign-in", "--key-name", "demo"], who)
+    return Consumer(wallet, str(home), passphrase, signed_in["account_id"], signed_in["api_key"], deposit)
+
+
+def market_of(
+    ready: dict[str, Any], providers: list[dict[str, str]], consumer: Consumer, model: str
+) -> Market:
+    """Return the market that is up."""
     return Market(
         base_url=ready["base_url"],
-        api_key=signed_in["api_key"],
-        user_id=signed_in["account_id"],
+        api_key=consumer.api_key,
+        user_id=consumer.account_id,
         email="",
         rpc_url=ready["rpc_url"],
         contracts=ready["contracts"],
         providers=providers,
         model=model,
-        consumer=wallet,
-        consumer_home=str(home),
-        passphrase=secret.read_text(),
-        deposit=deposit,
+        consumer=consumer.address,
+        consumer_home=consumer.home,
+        passphrase=consumer.passphrase,
+        deposit=consumer.deposit,
     )

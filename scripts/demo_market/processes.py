@@ -7,7 +7,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,9 @@ def command(arguments: Sequence[str], environment: dict[str, str] | None = None)
             f"`tallystick {' '.join(arguments)}` failed: {done.stderr.strip() or done.stdout.strip()}"
         )
     return json.loads(done.stdout) if done.stdout.strip() else None
+
+
+def together(commands: Iterable[Sequence[str]], environment: dict[str, str] | None = None) -> list[Any]:
+    """Run commands that do not depend on each other at once; return their documents, in order."""
+    with ThreadPoolExecutor(4) as pool:
+        return list(pool.map(lambda arguments: command(arguments, environment), commands))
