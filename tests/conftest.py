@@ -5,6 +5,9 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.support.anvil import Market, anvil_process, market_at
+from tests.support.required import pytest_runtest_makereport
+
+__all__ = ["pytest_runtest_makereport"]
 
 
 @pytest.fixture(scope="session")

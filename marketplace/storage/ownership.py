@@ -18,8 +18,9 @@ from sqlalchemy.pool import NullPool
 
 from marketplace.domain.errors import Unavailable
 
-_LOCK_NUMBER: Final = 0x7A11_571C
-"""Which of PostgreSQL's advisory locks is ours; they are apart for each database."""
+_LOCK_NUMBER: Final = 0x7A11_571D
+"""Which of PostgreSQL's advisory locks is ours; they are apart for each database, and this is not the one of
+migrations, which would wait for their own coordinator."""
 _TRY: Final = text("SELECT pg_try_advisory_lock(:number)")
 
 

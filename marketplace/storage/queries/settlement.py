@@ -85,6 +85,12 @@ def epoch(session: Session, number: int) -> EpochRow | None:
     return _one(session, select(EpochRow).where(P.c.number == number))
 
 
+def published_files(session: Session) -> Sequence[bytes]:
+    """Return the hashes of the files of all epochs that have one, in order of the epochs."""
+    statement = select(P.c.file_hash).where(P.c.state != "sealed").order_by(P.c.number)
+    return session.scalars(statement).all()
+
+
 def change_epoch(session: Session, number: int, **values: object) -> bool:
     """Set fields of an epoch; return whether it is there."""
     result = session.execute(update(P).where(P.c.number == number).values(**values))
