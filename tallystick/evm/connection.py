@@ -14,6 +14,7 @@ from web3.exceptions import (
     Web3Exception,
     Web3RPCError,
 )
+from web3.types import RPCEndpoint
 
 from tallystick.evm.abi import Artifact, Log, load_artifact, read_revert
 from tallystick.evm.errors import NodeUnreachable, Reverted
@@ -25,6 +26,7 @@ BlockId = int | str
 """A height, or `latest`, `pending`."""
 
 _TIMEOUT_S: Final = 30
+_ETH_CALL: Final = RPCEndpoint("eth_call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,21 @@ class Connection:
     async def call(self, call: Call, *, sender: Address | None = None, at: BlockId = "latest") -> bytes:
         """Return what a call gives, changing nothing. Raises Reverted."""
         return bytes(await _translated(self.web3.eth.call(_request(call, sender), at)))  # type: ignore[arg-type]
+
+    async def call_all(self, calls: Sequence[Call], *, at: BlockId = "latest") -> list[bytes]:
+        """Return what each of `calls` gives, all asked in one request.
+
+        Raises NodeUnreachable also if one of them reverts, or if the node takes no such request.
+        """
+        block = hex(at) if isinstance(at, int) else at
+        asked = [(_ETH_CALL, [{"to": call.to, "data": to_hex(call.data)}, block]) for call in calls]
+        answers = await _translated(self.web3.provider.make_batch_request(asked))
+        if not isinstance(answers, list) or len(answers) != len(calls):
+            raise NodeUnreachable(f"the chain's node takes no {len(calls)} calls at once: {answers}")
+        failed = next((one["error"] for one in answers if "result" not in one), None)
+        if failed is not None:
+            raise NodeUnreachable(f"one of {len(calls)} calls failed: {failed}")
+        return [bytes.fromhex(one["result"][2:]) for one in answers]
 
     async def estimate_gas(self, call: Call, sender: Address) -> int:
         """Return the gas that a call takes now. Raises Reverted."""

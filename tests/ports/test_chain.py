@@ -1,10 +1,11 @@
 """What services may expect of a chain: one suite for Anvil and for the twin."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from marketplace.chain.evm import ACCOUNTS_A_REQUEST
 from marketplace.domain.ports.chain import (
     Authorized,
     Batch,
@@ -24,7 +25,8 @@ from marketplace.domain.ports.chain import (
 )
 from tallystick.anvil import anvil_key
 from tallystick.audit_secrets import audit_secret, audit_secret_hash
-from tallystick.evm import Reverted
+from tallystick.evm import Call, Connection, NodeUnreachable, Reverted
+from tallystick.protocol.ids import Address
 from tallystick.protocol.merkle import receipt_tree
 from tests.support.anvil import COORDINATOR, LONG_TERMS, OWNER, USD
 from tests.support.chains import ChainDriver, address, chain_driver, consent
@@ -274,3 +276,26 @@ async def test_a_cheque_is_paid_from_the_bond_once_its_epoch_is_closed(driver: C
     assert (await driver.chain.ledger()).bond == 93 * USD
     with pytest.raises(Reverted, match="nothing to cash"):
         await driver.cash(BOB, 0, 7 * USD)
+
+
+async def test_more_accounts_than_one_request_takes_are_each_their_own(driver: ChainDriver) -> None:
+    await driver.deposit(ALICE, 5 * USD, authorized=USD)
+    strangers = [Address(f"0x{number:040x}") for number in range(1, 3 * ACCOUNTS_A_REQUEST)]
+    asked = [*strangers[:150], address(ALICE), *strangers[150:]]
+    found = await driver.chain.accounts(asked)
+    assert list(found) == asked
+    assert found.pop(address(ALICE)) == ChainAccount(5 * USD, 0, USD, 0)
+    assert set(found.values()) == {ChainAccount(0, 0, 0, 0)}
+    assert await driver.chain.accounts([]) == {}
+
+
+@pytest.mark.anvil
+async def test_a_node_that_takes_one_call_at_a_time_is_asked_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(connection: Connection, calls: Sequence[Call]) -> list[bytes]:
+        raise NodeUnreachable(f"{len(calls)} calls at once are too many")
+
+    monkeypatch.setattr(Connection, "call_all", refuse)
+    async with chain_driver("anvil") as driver:
+        await driver.deposit(ALICE, 5 * USD, authorized=USD)
+        found = await driver.chain.accounts([address(ALICE), address(BOB)])
+    assert found == {address(ALICE): ChainAccount(5 * USD, 0, USD, 0), address(BOB): ChainAccount(0, 0, 0, 0)}
