@@ -1,26 +1,41 @@
 """Models that the market knows: what their manifest says, and how to turn messages into tokens and back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from tallystick.models.chat import Prompt
 from tallystick.models.manifest import Manifest
-from tallystick.models.tokenizer import Tokenizer
+from tallystick.models.tokenizer import Detokenizer
 from tallystick.protocol.commitments import numerics_class_id
 from tallystick.protocol.ids import ModelId
 
-RenderChat = Callable[[Sequence[Mapping[str, str]]], str]
-"""Return the prompt for a list of messages with `role` and `content`. Raises BadTemplate or BadMessages."""
+
+class Prompts(Protocol):
+    """Makes a model's prompts. Both raise BadTemplate or BadTokenizer, and PromptTooLong."""
+
+    async def chat(self, messages: Sequence[Mapping[str, str]]) -> Prompt:
+        """Return the prompt for messages with `role` and `content`. Raises BadMessages too."""
+        ...
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of a text, none where the engine shows none."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogModel:
-    """A model that can be asked for by `name`. `tokenizer` is None where the engine gives no token ids."""
+    """A model that can be asked for by `name`.
+
+    `tokenizer` is None where the engine gives no token ids. It only reads
+    them; `prompts` makes them, where a stranger's may take its time.
+    """
 
     id: ModelId
     name: str
     manifest: Manifest
-    tokenizer: Tokenizer | None
-    render_chat: RenderChat
+    tokenizer: Detokenizer | None
+    prompts: Prompts
     admitted_at_ms: int
     eos_ids: frozenset[int] = field(init=False)
     numerics_class: bytes = field(init=False)

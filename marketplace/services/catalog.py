@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -27,8 +26,8 @@ from tallystick.models.manifest import (
     decode_manifest,
     model_id,
 )
-from tallystick.models.renderer import Renderer
-from tallystick.models.tokenizer import BadTokenizer, Tokenizer, load_tokenizer
+from tallystick.models.renderer import Prompter, Renderer
+from tallystick.models.tokenizer import BadTokenizer, Detokenizer, load_tokenizer
 from tallystick.protocol.frames import ModelOffer
 from tallystick.protocol.ids import ModelId, to_bytes32
 
@@ -127,8 +126,15 @@ class Catalog:
             if known is not None:
                 return known
             manifest = self._checked(offer)
-            tokenizer = await self._tokenizer(manifest, fetch)
-            return await self._add(ModelId(offer.model_id), manifest, offer.manifest, tokenizer)
+            blob = await self._blob(manifest, fetch)
+            prompts = self._renderer.of(manifest, self._file(manifest))
+            try:
+                await prompts.try_out()  # before this process loads it too, to read ids
+                tokenizer = await _loaded(manifest, blob)
+            except (BadTokenizer, NotAdmitted) as error:
+                await prompts.close()
+                raise NotAdmitted(str(error)) from error
+            return await self._add(ModelId(offer.model_id), manifest, offer.manifest, tokenizer, prompts)
 
     def _checked(self, offer: ModelOffer) -> Manifest:
         if model_id(offer.manifest) != offer.model_id:
@@ -142,24 +148,28 @@ class Catalog:
         except BadManifest as error:
             raise NotAdmitted(str(error)) from error
 
-    async def _tokenizer(self, manifest: Manifest, fetch: Fetch) -> Tokenizer | None:
+    async def _blob(self, manifest: Manifest, fetch: Fetch) -> bytes:
+        """Return the tokenizer's file, which is stored from now on; empty if it has none."""
+        path = self._file(manifest)
+        if path is None:
+            return b""
+        blob = await asyncio.to_thread(_read, path, path.name)
+        if not blob:
+            blob = await fetch(bytes.fromhex(path.name), MAX_TOKENIZER_BYTES)
+            await asyncio.to_thread(_store, path, blob)
+        return blob
+
+    def _file(self, manifest: Manifest) -> Path | None:
         kind = manifest.tokenizer
-        if kind == OPAQUE_TOKENIZER:
-            return None
-        blob = b""
-        if kind != BYTES_TOKENIZER:
-            path = self._blobs / kind
-            blob = await asyncio.to_thread(_read, path, kind)
-            if not blob:
-                blob = await fetch(bytes.fromhex(kind), MAX_TOKENIZER_BYTES)
-                await asyncio.to_thread(_store, path, blob)
-        try:
-            return await asyncio.to_thread(load_tokenizer, kind, blob)
-        except BadTokenizer as error:
-            raise NotAdmitted(str(error)) from error
+        return None if kind in (BYTES_TOKENIZER, OPAQUE_TOKENIZER) else self._blobs / kind
 
     async def _add(
-        self, wanted: ModelId, manifest: Manifest, manifest_bytes: bytes, tokenizer: Tokenizer | None
+        self,
+        wanted: ModelId,
+        manifest: Manifest,
+        manifest_bytes: bytes,
+        tokenizer: Detokenizer | None,
+        prompts: Prompter,
     ) -> CatalogModel:
         now = self._clock.now_ms()
         others = {name: known for name, known in self._names.items() if known != wanted}
@@ -171,19 +181,18 @@ class Catalog:
 
         await self._database.write(work)
         log.info("model_admitted", name=name, model_id=wanted.hex(), numerics=manifest.numerics)
-        return self._list(wanted, name, manifest, tokenizer, now)
+        return self._list(wanted, name, manifest, tokenizer, prompts, now)
 
     def _list(
         self,
         wanted: ModelId,
         name: str,
         manifest: Manifest,
-        tokenizer: Tokenizer | None,
+        tokenizer: Detokenizer | None,
+        prompts: Prompter,
         admitted_at_ms: int,
     ) -> CatalogModel:
-        model = CatalogModel(
-            wanted, name, manifest, tokenizer, partial(self._renderer.render, manifest), admitted_at_ms
-        )
+        model = CatalogModel(wanted, name, manifest, tokenizer, prompts, admitted_at_ms)
         self._names[name] = wanted
         self._by_id[wanted] = self._by_name[name] = model
         return model
@@ -197,12 +206,23 @@ class Catalog:
                 continue
             try:
                 manifest = decode_manifest(row.manifest)
-                tokenizer = await self._tokenizer(manifest, _not_here)
+                tokenizer = await _loaded(manifest, await self._blob(manifest, _not_here))
             except (BadManifest, NotAdmitted) as error:
                 # It comes back when a node offers it with its tokenizer.
                 log.warning("model_not_loaded", name=row.name, reason=str(error))
                 continue
-            self._list(wanted, row.name, manifest, tokenizer, row.admitted_at)
+            prompts = self._renderer.of(manifest, self._file(manifest))
+            self._list(wanted, row.name, manifest, tokenizer, prompts, row.admitted_at)
+
+
+async def _loaded(manifest: Manifest, blob: bytes) -> Detokenizer | None:
+    """Return what reads the model's ids, None for an opaque one. Raises NotAdmitted."""
+    if manifest.tokenizer == OPAQUE_TOKENIZER:
+        return None
+    try:
+        return await asyncio.to_thread(load_tokenizer, manifest.tokenizer, blob)
+    except BadTokenizer as error:
+        raise NotAdmitted(str(error)) from error
 
 
 async def _not_here(digest: bytes, limit: int) -> bytes:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import jinja2
 from jinja2 import nodes
@@ -36,6 +36,21 @@ class BadTemplate(ValueError):
 
 class BadMessages(ValueError):
     """Messages that are malformed, or that the template refuses; the caller is at fault."""
+
+
+class PromptTooLong(ValueError):
+    """A prompt of more tokens than the model's context has."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__(f"the prompt has {tokens} tokens")
+        self.tokens = tokens
+
+
+class Prompt(NamedTuple):
+    """What a model is given. There are no ids where its engine shows none."""
+
+    text: str
+    ids: tuple[int, ...]
 
 
 def render_chat(
@@ -68,6 +83,11 @@ def render_chat(
     except Exception as error:  # foreign code may raise anything
         raise BadTemplate(f"the model's chat template fails: {error}") from error
     return "".join(parts)
+
+
+def compile_template(manifest: Manifest) -> None:
+    """Compile the model's template, which is remembered. Raises BadTemplate."""
+    _compiled(manifest.chat_template or DEFAULT_TEMPLATE)
 
 
 class _Refusal(jinja2.TemplateError):

@@ -1,207 +1,201 @@
-"""Chat templates in a process of their own, since they come from strangers.
+"""Prompts of models that strangers bring: their templates and tokenizers run in processes of their own.
 
-Jinja's sandbox keeps a template away from the machine, but not from its time and memory: a few lines can loop
-for years or fill any memory. Here the kernel ends the process that does. A template that was the end of one
-is not tried again for a while.
-
-    parent ── template (once), messages ──▶ child: half a second of CPU a prompt, a gigabyte of memory
-           ◀── prompt, or what is wrong ───
+Jinja's sandbox keeps a template away from the machine, but not from its time and memory; and a tokenizer's
+regular expression can backtrack for years without letting go of the interpreter. So each such model has a
+process for itself. The kernel ends it when it takes too much, and only that model's callers wait for it. A
+model that was the end of its process, or out of line too often, rests for a while.
 """
 
+import asyncio
 import contextlib
-import hashlib
-import resource
-import select
-import signal
-import struct
-import subprocess
-import sys
-import threading
 import time
-import weakref
-from collections.abc import Mapping, Sequence
-from typing import IO, Any, Final
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
 
-import msgspec
-
-from tallystick.models.chat import BadMessages, BadTemplate, render_chat
-from tallystick.models.manifest import Manifest
+from tallystick.models import confined
+from tallystick.models.chat import BadMessages, BadTemplate, Prompt, PromptTooLong, render_chat
+from tallystick.models.child import Child, Gone
+from tallystick.models.confined import Answer, Ask, Setup
+from tallystick.models.manifest import BYTES_TOKENIZER, OPAQUE_TOKENIZER, Manifest
+from tallystick.models.standing import Standing
+from tallystick.models.tokenizer import BadTokenizer, ByteTokenizer
 
 CPU_SECONDS: Final = 0.5
-MEMORY_BYTES: Final = 1024**3
-ANSWER_SECONDS: Final = 20.0
-"""The CPU time ends a busy child; this ends the wait for one that gets no CPU."""
-TEMPLATES_KEPT: Final = 256
-REST_SECONDS: Final = 600.0
-"""So rarely is a template tried that was the end of a process; for good would be too long if it was the
-messages' fault."""
-
-_LENGTH: Final = struct.Struct(">I")
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class _Request(msgspec.Struct, array_like=True):
-    """One rendering. `manifest` is None for one that the child has been given under this key."""
-
-    key: bytes
-    manifest: Manifest | None
-    messages: list[dict[str, Any]]
-    add_generation_prompt: bool
-
-
-class _Answer(msgspec.Struct, array_like=True):
-    """`kind` is `prompt`, or whose fault it is that there is none: `messages` or `template`."""
-
-    kind: str
-    text: str
-
-
-TOO_MUCH: Final = _Answer("template", "the model's chat template takes too much time or memory")
-
-_decode_request = msgspec.msgpack.Decoder(_Request).decode
-_decode_answer = msgspec.msgpack.Decoder(_Answer).decode
-
-
-class _Gone(Exception):
-    """The child has ended, or does not answer."""
+CPU_SECONDS_PER_CHARACTER: Final = 20e-6
+"""Seven times what the worst text costs with a byte-level tokenizer (a million emoji: 3 µs each)."""
+CHARACTERS_PER_MESSAGE: Final = 100
+"""What a template may add to each message."""
+USUAL_CPU_SECONDS: Final = 0.02
+"""What any question may take; the CPU time beyond it and the characters' is out of line."""
+LOAD_CPU_SECONDS: Final = 1.0
+LOAD_CPU_SECONDS_PER_BYTE: Final = 0.3e-6
+"""A tokenizer.json of 1.5 MB loads in 0.06 µs a byte."""
+MEMORY_BYTES: Final = 512 * 1024**2
+MEMORY_PER_BYTE: Final = 16
+"""Of the tokenizer.json, on top."""
+PROCESSES: Final = 8
 
 
 class Renderer:
-    """Renders foreign templates; the child starts with the first one. Its calls may come from any thread."""
+    """Runs strangers' models, each in a process that starts with the first question to it.
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._child: _Child | None = None
-        self._resting: dict[bytes, float] = {}
+    At most `processes` are there at a time: the one that was idle for longest makes room.
+    """
 
-    def render(
-        self, manifest: Manifest, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True
-    ) -> str:
-        """Return the prompt text for `messages`, as `render_chat` does and with its errors.
+    def __init__(self, processes: int = PROCESSES) -> None:
+        self._most = processes
+        self._answering = asyncio.Semaphore(processes)
+        self._open: dict[Prompter, None] = {}
 
-        Raises BadTemplate also for a template that takes too much time or memory.
-        """
-        if not manifest.chat_template:
-            return render_chat(manifest, messages, add_generation_prompt)
-        key = hashlib.sha256(msgspec.msgpack.encode(manifest)).digest()
-        request = _Request(key, manifest, [dict(message) for message in messages], add_generation_prompt)
-        with self._lock:
-            answer = self._ask(key, request)
-        if answer.kind == "messages":
-            raise BadMessages(answer.text)
-        if answer.kind == "template":
-            raise BadTemplate(answer.text)
-        return answer.text
+    def of(self, manifest: Manifest, tokenizer_file: Path | None = None) -> "Prompter":
+        """Return what makes the prompts of a model; nothing starts yet."""
+        return Prompter(self, manifest, tokenizer_file)
 
     def close(self) -> None:
-        """End the child."""
-        with self._lock:
-            if self._child is not None:
-                self._child.end()
-            self._child = None
+        """End all processes."""
+        for prompter in list(self._open):
+            if (child := self.leave(prompter)) is not None:
+                child.end()
 
-    def _ask(self, key: bytes, request: _Request) -> _Answer:
-        if self._resting.get(key, 0.0) > time.monotonic():
-            return TOO_MUCH
-        for is_fresh in (False, True):
-            if self._child is None or is_fresh:
-                self._child = _Child()
-            try:
-                return self._child.ask(request)
-            except _Gone:
-                self._child.end()
-                self._child = None
-        # A child that had done nothing else cannot have ended for another reason.
-        self._resting[key] = time.monotonic() + REST_SECONDS
-        return TOO_MUCH
+    @contextlib.asynccontextmanager
+    async def place(self, prompter: "Prompter") -> AsyncIterator[None]:
+        """Give room for the process of `prompter`, which then stays until its room is needed."""
+        async with self._answering:
+            self._open.pop(prompter, None)
+            self._open[prompter] = None
+            idle = [other for other in self._open if not other.is_busy]
+            for other in idle[: max(0, len(self._open) - self._most)]:
+                await _end(self.leave(other))
+            yield
+
+    def leave(self, prompter: "Prompter") -> Child | None:
+        """Return the process of `prompter`, if it has one, for its end."""
+        self._open.pop(prompter, None)
+        return prompter.give_up()
 
 
-class _Child:
-    """The process, from its parent's side."""
+class Prompter:
+    """Makes the prompts of one model. Its callers wait for each other, but not for other models'."""
 
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tallystick.models.renderer"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._known: set[bytes] = set()
-        self.end = weakref.finalize(self, _end, self._process)
-        """Kill the process and wait for its end; done at the latest when nobody holds this any more."""
+    def __init__(self, renderer: Renderer, manifest: Manifest, tokenizer_file: Path | None) -> None:
+        self._renderer = renderer
+        self._manifest = manifest
+        self._file = tokenizer_file
+        self._is_ours = not manifest.chat_template and tokenizer_file is None
+        self._turn = asyncio.Lock()
+        self._child: Child | None = None
+        self._standing = Standing()
 
-    def ask(self, request: _Request) -> _Answer:
-        """Return the child's answer. Raises _Gone."""
-        if len(self._known) >= TEMPLATES_KEPT:
-            raise _Gone
-        given = msgspec.structs.replace(request, manifest=None) if request.key in self._known else request
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None
-        assert stdout is not None
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return self._turn.locked()
+
+    async def chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> Prompt:
+        """Return the prompt for `messages`.
+
+        Raises BadMessages, BadTemplate, BadTokenizer (the last two also for a model that takes too much time
+        or memory), PromptTooLong.
+        """
+        if self._is_ours:
+            text = render_chat(self._manifest, messages, add_generation_prompt)
+            return Prompt(text, self._own_ids(text))
+        characters = sum(map(_characters, messages))
+        copies = [dict(message) for message in messages]
+        answer = await self._ask(Ask(copies, "", add_generation_prompt, _cpu_seconds(characters)))
+        return Prompt(answer.text, answer.ids)
+
+    async def encode(self, text: str) -> tuple[int, ...]:
+        """Return the ids of `text`, none where the engine shows none. Raises BadTokenizer, PromptTooLong."""
+        if self._file is None:
+            return self._own_ids(text)
+        return (await self._ask(Ask(None, text, False, _cpu_seconds(len(text))))).ids
+
+    async def try_out(self) -> None:
+        """Find out whether the tokenizer loads and works, within its limits. Raises BadTokenizer."""
+        with contextlib.suppress(PromptTooLong):
+            await self.encode("The quick brown fox, 12345 times.\n\n  été 世界 🙂" + " " * 64 + "a" * 64)
+
+    async def close(self) -> None:
+        """End the process."""
+        await _end(self._renderer.leave(self))
+
+    def give_up(self) -> Child | None:
+        """Return the process, which is the caller's to end; the next question starts another."""
+        child, self._child = self._child, None
+        return child
+
+    def _own_ids(self, text: str) -> tuple[int, ...]:
+        if self._manifest.tokenizer == OPAQUE_TOKENIZER:
+            return ()
+        assert self._manifest.tokenizer == BYTES_TOKENIZER
+        return tuple(ByteTokenizer().encode(text))
+
+    async def _ask(self, ask: Ask) -> Answer:
+        async with self._turn:
+            if self._standing.is_resting(time.monotonic()):
+                raise self._too_much(ask)
+            async with self._renderer.place(self):
+                answer = await self._answered(ask)
+            usual = ask.cpu_seconds - CPU_SECONDS + USUAL_CPU_SECONDS
+            self._standing.spent(answer.cpu_seconds - usual, time.monotonic())
+        match answer.kind:
+            case confined.PROMPT:
+                return answer
+            case confined.MESSAGES:
+                raise BadMessages(answer.text)
+            case confined.TEMPLATE:
+                raise BadTemplate(answer.text)
+            case confined.LONG:
+                raise PromptTooLong(int(answer.text))
+            case _:
+                raise BadTokenizer(answer.text)
+
+    async def _answered(self, ask: Ask) -> Answer:
         try:
-            _write(stdin, _encode(given))
-            if not select.select((stdout,), (), (), ANSWER_SECONDS)[0]:
-                raise _Gone
-            answer = _decode_answer(_read(stdout))
-        except (OSError, EOFError) as error:
-            raise _Gone from error
-        self._known.add(request.key)
-        return answer
+            # What has no CPU time to blame it may have been ended from outside, or by what went before.
+            for _ in range(2):
+                try:
+                    return await (self._child or await self._started()).ask(ask)
+                except Gone as gone:
+                    await _end(self._renderer.leave(self))
+                    if gone.is_its_own_fault:
+                        break
+        except BaseException:  # an answer that nobody waits for any more must not be the next one's
+            await asyncio.shield(_end(self._renderer.leave(self)))
+            raise
+        self._standing.rest(time.monotonic())
+        raise self._too_much(ask)
+
+    async def _started(self) -> Child:
+        size = 0 if self._file is None else self._file.stat().st_size
+        child = self._child = Child()
+        usual = LOAD_CPU_SECONDS + size * LOAD_CPU_SECONDS_PER_BYTE
+        file = "" if self._file is None else str(self._file)
+        answer = await child.ask(Setup(self._manifest, file, usual, MEMORY_BYTES + size * MEMORY_PER_BYTE))
+        if answer.kind != confined.PROMPT:
+            self._standing.rest(time.monotonic())
+            raise BadTokenizer(answer.text)
+        return child
+
+    def _too_much(self, ask: Ask) -> BadTemplate | BadTokenizer:
+        if ask.messages is None or not self._manifest.chat_template:
+            return BadTokenizer("the model's tokenizer takes too much time or memory")
+        parts = "chat template" if self._file is None else "chat template or tokenizer"
+        return BadTemplate(f"the model's {parts} takes too much time or memory")
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.kill()
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
+async def _end(child: Child | None) -> None:
+    # In a thread: the kernel takes a moment to give back much memory.
+    if child is not None:
+        await asyncio.to_thread(child.end)
 
 
-def _write(pipe: IO[bytes], data: bytes) -> None:
-    pipe.write(_LENGTH.pack(len(data)) + data)
-    pipe.flush()
+def _cpu_seconds(characters: int) -> float:
+    return CPU_SECONDS + characters * CPU_SECONDS_PER_CHARACTER
 
 
-def _read(pipe: IO[bytes]) -> bytes:
-    return _exactly(pipe, _LENGTH.unpack(_exactly(pipe, _LENGTH.size))[0])
-
-
-def _exactly(pipe: IO[bytes], size: int) -> bytes:
-    data = pipe.read(size)
-    if len(data) < size:
-        raise EOFError
-    return data
-
-
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer until the parent is gone."""
-    with contextlib.suppress(
-        ValueError, OSError
-    ):  # macOS has no such limit; the CPU time is limited there too
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Without a handler, also code that never comes back to the interpreter is ended.
-    signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    known: dict[bytes, Manifest] = {}
-    while True:
-        try:
-            request = _decode_request(_read(requests))
-        except EOFError:
-            return
-        manifest = known[request.key] if request.manifest is None else request.manifest
-        known[request.key] = manifest
-        signal.setitimer(signal.ITIMER_PROF, CPU_SECONDS)
-        answer = _rendered(manifest, request)
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        _write(answers, _encode(answer))
-
-
-def _rendered(manifest: Manifest, request: _Request) -> _Answer:
-    try:
-        return _Answer("prompt", render_chat(manifest, request.messages, request.add_generation_prompt))
-    except BadMessages as error:
-        return _Answer("messages", str(error))
-    except BadTemplate as error:
-        return _Answer("template", str(error))
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
+def _characters(message: Mapping[str, Any]) -> int:
+    content = message.get("content")
+    return CHARACTERS_PER_MESSAGE + (len(content) if isinstance(content, str) else 0)

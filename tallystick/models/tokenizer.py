@@ -48,19 +48,12 @@ class DetokenizeStream(Protocol):
         ...
 
 
-class Tokenizer(Protocol):
-    """Text to ids and back."""
+class Detokenizer(Protocol):
+    """Ids to text."""
 
     @property
     def vocab_size(self) -> int:
         """How many ids there are."""
-        ...
-
-    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
-        """Return the ids of `text`; special tokens spelled out in it become their ids.
-
-        Raises BadTokenizer if the tokenizer breaks on it.
-        """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -77,6 +70,17 @@ class Tokenizer(Protocol):
 
     def stream(self, resume_ids: Sequence[int] = ()) -> DetokenizeStream:
         """Return a stream that has been given `resume_ids` already."""
+        ...
+
+
+class Tokenizer(Detokenizer, Protocol):
+    """Text to ids and back. A stranger's may take any time to make ids."""
+
+    def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
+        """Return the ids of `text`; special tokens spelled out in it become their ids.
+
+        Raises BadTokenizer if the tokenizer breaks on it.
+        """
         ...
 
 

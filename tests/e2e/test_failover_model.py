@@ -111,12 +111,12 @@ async def ask(
     """Return an answer; kill its node when it has given `kill_at` tokens."""
     model = stand.catalog.models()[0]
     assert model.tokenizer is not None
-    prompt = model.render_chat(MESSAGES)
+    prompt = await model.prompts.chat(MESSAGES)
     request: dict[str, Any] = {
         "model_id": ModelId(model.id),
         "model_name": model.name,
-        "prompt_text": prompt,
-        "prompt_ids": tuple(model.tokenizer.encode(prompt)),
+        "prompt_text": prompt.text,
+        "prompt_ids": prompt.ids,
         "parameters": parameters,
         "caller_seed": 11,
     }

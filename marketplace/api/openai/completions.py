@@ -1,8 +1,8 @@
 """`POST /v1/chat/completions` and `POST /v1/completions`: from bytes in to bytes out."""
 
-import asyncio
+import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -45,12 +45,11 @@ from marketplace.services.catalog import Catalog
 from marketplace.services.keys import Caller
 from marketplace.services.repeats import Repeats
 from marketplace.services.running import RunningJob
-from tallystick.models.chat import BadMessages, BadTemplate
+from tallystick.models.chat import BadMessages, BadTemplate, Prompt, PromptTooLong
+from tallystick.models.tokenizer import BadTokenizer
 from tallystick.protocol.money import NanoUsd, parse_price
 
 Authenticate = Callable[[Request], Awaitable[Caller]]
-TOKENIZE_IN_THREAD_CHARACTERS: Final = 16_384
-"""Longer prompts are tokenised off the event loop, so that they do not hold up everybody's tokens."""
 CLIENT_CLOSED: Final = 499
 NO_LOGPROBS: Final = -1
 
@@ -128,8 +127,7 @@ async def chat_completions(request: Request, counter: Counter) -> ASGIApp:
     caller = await counter.authenticate(request)
     body = read_chat(await request.body())
     model = counter.catalog.resolve(body.model)
-    prompt = await _rendered(model, messages_of(body))
-    ids = await _tokens(model, prompt)
+    prompt, ids = await _chat_prompt(model, messages_of(body))
     top = (body.top_logprobs or 0) if body.logprobs else NO_LOGPROBS
     job = _job(counter, caller, body, model, prompt, ids, top)
     running = await submit_once(counter.market, counter.repeats, request, job)
@@ -148,37 +146,40 @@ async def completions(request: Request, counter: Counter) -> ASGIApp:
     return await _answer(request, body, running, TextShape(), TextLogprobs(model, top))
 
 
-async def _rendered(model: CatalogModel, messages: list[dict[str, str]]) -> str:
-    """Return the prompt. A model's own template runs elsewhere and may be slow: nobody else waits for it."""
+async def _chat_prompt(model: CatalogModel, messages: list[dict[str, str]]) -> Prompt:
+    with _faults_named(model, "messages"):
+        return await model.prompts.chat(messages)
+
+
+@contextlib.contextmanager
+def _faults_named(model: CatalogModel, param: str) -> Iterator[None]:
+    """Say whose fault it is that there is no prompt. Raises BadRequest."""
     try:
-        if not model.manifest.chat_template:
-            return model.render_chat(messages)
-        return await asyncio.to_thread(model.render_chat, messages)
+        yield
+    except PromptTooLong as error:
+        raise _too_long(error.tokens, model, param) from error
     except BadMessages as error:
-        raise BadRequest(
-            f"The model's chat template refuses these messages: {error}", param="messages"
-        ) from error
+        raise BadRequest(f"The model's chat template refuses these messages: {error}", param=param) from error
     except BadTemplate as error:
         raise BadRequest(
             f"This model's chat template does not work: {error}. Choose another model.",
             code="bad_template",
             param="model",
         ) from error
-
-
-async def _tokens(model: CatalogModel, prompt: str) -> tuple[int, ...]:
-    if model.tokenizer is None:
-        return ()
-    if len(prompt) < TOKENIZE_IN_THREAD_CHARACTERS:
-        return tuple(model.tokenizer.encode(prompt))
-    return tuple(await asyncio.to_thread(model.tokenizer.encode, prompt))
+    except BadTokenizer as error:
+        raise BadRequest(
+            f"This model's tokenizer does not work: {error}. Choose another model.",
+            code="bad_tokenizer",
+            param="model",
+        ) from error
 
 
 async def _prompt(body: TextBody, model: CatalogModel) -> tuple[str, tuple[int, ...]]:
     """Return the prompt's text and ids; a list with one prompt, and a list of token ids, are prompts too."""
     match body.prompt:
         case str(text) | [str(text)]:
-            return text, await _tokens(model, text)
+            with _faults_named(model, "prompt"):
+                return text, await model.prompts.encode(text)
         case [list(nested)]:
             return _prompt_of_ids(nested, model)
         case list(ids):
@@ -188,7 +189,8 @@ async def _prompt(body: TextBody, model: CatalogModel) -> tuple[str, tuple[int, 
 def _prompt_of_ids(ids: list[Any], model: CatalogModel) -> tuple[str, tuple[int, ...]]:
     if model.tokenizer is None or not _are_ids(ids, model):
         raise BadRequest("`prompt` must be one string, or the token ids of one.", param="prompt")
-    return model.tokenizer.decode(ids), tuple(ids)
+    with _faults_named(model, "prompt"):
+        return model.tokenizer.decode(ids), tuple(ids)
 
 
 def _are_ids(ids: list[Any], model: CatalogModel) -> bool:
@@ -207,12 +209,7 @@ def _job(
 ) -> JobRequest:
     room = model.context_length - len(ids)
     if room < 1:
-        raise BadRequest(
-            f"The prompt has {len(ids)} tokens; the model's context of {model.context_length} leaves no room "
-            "for an answer. Shorten it.",
-            code="context_length_exceeded",
-            param="messages" if isinstance(body, ChatBody) else "prompt",
-        )
+        raise _too_long(len(ids), model, "messages" if isinstance(body, ChatBody) else "prompt")
     asked = asked_tokens(body)
     return JobRequest(
         account_id=caller.account_id,
@@ -228,6 +225,15 @@ def _job(
         caller_seed=body.seed,
         top_logprobs=top_logprobs,
         wishes=_wishes(body, caller),
+    )
+
+
+def _too_long(tokens: int, model: CatalogModel, param: str) -> BadRequest:
+    return BadRequest(
+        f"The prompt has {tokens} tokens; the model's context of {model.context_length} leaves no room for "
+        "an answer. Shorten it.",
+        code="context_length_exceeded",
+        param=param,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import Completed, Delta
-from tallystick.models.tokenizer import Tokenizer
+from tallystick.models.tokenizer import Detokenizer
 from tallystick.protocol.frames import TokenLogprob
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.money import format_usd
@@ -169,7 +169,7 @@ def _pairs(deltas: Sequence[Delta], hidden: frozenset[int]) -> Iterable[tuple[in
     )
 
 
-def _entry(tokenizer: Tokenizer, token: int, logprob: float) -> dict[str, Any]:
+def _entry(tokenizer: Detokenizer, token: int, logprob: float) -> dict[str, Any]:
     return {
         "token": tokenizer.token_text(token),
         "logprob": logprob,

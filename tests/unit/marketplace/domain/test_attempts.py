@@ -20,6 +20,7 @@ from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob
 from marketplace.domain.ports.link import NodeView
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
+from tallystick.models.renderer import Renderer
 from tallystick.models.tokenizer import ByteTokenizer
 from tallystick.protocol.frames import Finished, TokenLogprob, Tokens
 from tallystick.protocol.ids import JobId
@@ -29,7 +30,7 @@ from tallystick.protocol.receipts import Finish
 from tests.support.markets import a_request
 from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, key_of, operator_of
 
-MODEL = CatalogModel(MODEL_ID, "echo", MANIFEST, ByteTokenizer(), lambda _: "", 0)
+MODEL = CatalogModel(MODEL_ID, "echo", MANIFEST, ByteTokenizer(), Renderer().of(MANIFEST), 0)
 NOW = 2**45
 
 

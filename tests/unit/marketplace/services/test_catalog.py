@@ -19,6 +19,13 @@ from tests.support.nodes import MANIFEST, MANIFEST_BYTES, MODEL_ID, an_offer
 
 TOKENIZER = Tokenizer(models.WordLevel({"hello": 0, "world": 1}, unk_token="hello")).to_str().encode()
 
+BOMB = (
+    TOKENIZER.replace(b'"normalizer":null', b'"normalizer":%s')
+    % b'{"type":"Replace","pattern":{"String":"a"},"content":"%s"}'
+    % (b"b" * 2**24)
+)
+"""16 MB for every `a`: loads, but what it makes of a text fits no memory."""
+
 
 def an_offer_of(manifest: Manifest) -> ModelOffer:
     raw = canonical_json(manifest)
@@ -69,7 +76,8 @@ async def test_an_offered_model_can_be_asked_for_by_name_and_alias(
     assert catalog.resolve("gpt-x").id == MODEL_ID
     assert catalog.by_id(MODEL_ID) is catalog.resolve("echo")
     assert [model.name for model in catalog.models()] == ["echo"]
-    assert catalog.resolve("echo").render_chat([{"role": "user", "content": "hi"}]).startswith("user: hi")
+    prompt = await catalog.resolve("echo").prompts.chat([{"role": "user", "content": "hi"}])
+    assert prompt.text.startswith("user: hi")
 
 
 async def test_an_unknown_name_is_not_found_with_openais_code(database: Database, tmp_path: Path) -> None:
@@ -113,6 +121,7 @@ async def test_a_damaged_blob_hides_the_model_until_a_node_offers_it_again(
         (an_offer(manifest=b"{}", model_id=model_id(b"{}")), b"", "not a manifest"),
         (an_offer_of(a_manifest()), b"{}", "SHA-256"),
         (an_offer_of(a_manifest(tokenizer=sha256(b"{}").hexdigest())), b"{}", "not a tokenizer"),
+        (an_offer_of(a_manifest(tokenizer=sha256(BOMB).hexdigest())), BOMB, "too much time or memory"),
     ],
 )
 async def test_what_is_not_sound_stays_out(
