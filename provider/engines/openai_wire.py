@@ -1,11 +1,13 @@
 """What is said to an OpenAI-compatible server, and what its stream says back."""
 
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from provider.engines.base import EngineBroken, EngineJob
+from provider.engines.base import EngineBroken, EngineJob, EngineRefused
 from tallystick.protocol.frames import TokenLogprob
 from tallystick.protocol.parameters import MILLION, Parameters
 
@@ -23,6 +25,33 @@ class Piece:
     finish: str | None = None
     stop: str = ""
     usage: tuple[int, int] | None = None
+
+
+def found_key(variable: str | None, file: Path | str | None) -> str | None:
+    """Return the API key that is in a variable or a file; None if neither is named.
+
+    Raises EngineRefused if it is not there.
+    """
+    try:
+        if variable:
+            return os.environ[variable]
+        return Path(file).expanduser().read_text().strip() if file else None
+    except KeyError as error:
+        raise EngineRefused("engine", f"{variable}, which should have the API key, is not set") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise EngineRefused("engine", f"there is no API key in {file}: {error}") from error
+
+
+def one_token(model: str, prompt_ids: Sequence[int]) -> dict[str, Any]:
+    """Return a completions request for one token, with which a server shows whether it returns ids."""
+    return {
+        "model": model,
+        "prompt": [*prompt_ids],
+        "max_tokens": 1,
+        "stream": True,
+        "add_special_tokens": False,
+        "return_token_ids": True,
+    }
 
 
 def request_by_ids(model: str, job: EngineJob, max_tokens: int) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import TestServer
 from typer.testing import CliRunner, Result
 
-from provider.config import load_config
+from provider.config import FILE_NAME, load_config
 from provider.evidence import Evidence
 from tallystick.anvil import anvil_key
 from tallystick.cli import app
@@ -19,6 +20,7 @@ from tallystick.protocol.ids import to_hex
 from tallystick.protocol.money import NanoUsd
 from tests.support.anvil import USD
 from tests.support.epochs import Published, published_epoch
+from tests.unit.provider.engines.openai_server import EchoServer, tokenizer_json
 
 pytestmark = pytest.mark.anvil
 OPERATOR_KEY = to_hex((0x0E).to_bytes(32, "big"))
@@ -82,6 +84,56 @@ async def test_init_makes_keys_and_a_configuration_and_never_overwrites(stand: P
     assert found["operator"] != found["node"]
     assert (config.region, config.models[0].input_price, config.rpc_url) == ("eu", "0.25", stand.rpc_url)
     assert "exists already" in await failure("init", "--home", home, "--coordinator", stand.base_url)
+
+
+async def test_a_server_beside_the_agent_is_checked_by_doctor_and_its_key_is_not_kept(
+    stand: Published, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVER_KEY", "sesame")
+    (tmp_path / "tokenizer.json").write_text(tokenizer_json())
+    server = EchoServer()
+    server.key = "sesame"
+    async with TestServer(server.app()) as running:
+        await told(
+            *(
+                "init",
+                "--home",
+                home,
+                "--coordinator",
+                stand.base_url,
+                "--engine",
+                "openai",
+                "--model",
+                "bare",
+            ),
+            *("--url", running.make_url("/v1"), "--tokenizer", tmp_path, "--api-key-env", "SERVER_KEY"),
+        )
+        config = await asyncio.to_thread((home / FILE_NAME).read_text)
+        assert "sesame" not in config
+        assert "context-length" in await _model_finding(home, held=False)
+        config = config.replace("[models.options]", "[models.options]\ncontext_length = 500")
+        await asyncio.to_thread((home / FILE_NAME).write_text, config)
+        assert "bare (opaque)" in await _model_finding(home, held=True)
+        server.shows_ids = False
+        assert "leave the tokenizer out" in await _model_finding(home, held=False)
+        monkeypatch.setenv("SERVER_KEY", "other")
+        assert "401" in await _model_finding(home, held=False)
+
+
+async def _model_finding(home: Path, *, held: bool) -> str:
+    """Return what doctor says about the model, which holds or does not."""
+    checks = json.loads((await run("doctor", "--home", home, "--json")).stdout)["checks"]
+    (found,) = [check for check in checks if check["what"].startswith("model")]
+    assert found["held"] is held, found
+    return str(found["detail"])
+
+
+async def test_init_says_which_options_an_engine_takes(stand: Published, home: Path) -> None:
+    common = ("init", "--home", home, "--coordinator", stand.base_url, "--engine")
+    assert "needs --url" in await failure(*common, "openai", "--model", "x")
+    assert "does not take --api-key-env" in await failure(*common, "transformers", "--api-key-env", "KEY")
+    assert "does not take --threads" in await failure(*common, "echo", "--threads", "2")
+    assert not await asyncio.to_thread(home.exists)
 
 
 async def test_a_wrong_price_leaves_nothing_behind(stand: Published, home: Path) -> None:

@@ -33,6 +33,7 @@ class EchoServer:
         self.shows_ids = True
         self.counts_as_it_goes = False
         self.ignores_limit = False
+        self.key = ""
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self.closed_early = 0
         self._tokenizer = Tokenizer.from_str(tokenizer_json())
@@ -45,6 +46,8 @@ class EchoServer:
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": {"message": "no such key"}}, status=401)
         return web.json_response({"data": [{"id": "echo", "max_model_len": 400}, {"id": "bare"}]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:

@@ -242,3 +242,27 @@ async def test_a_wrong_configuration_is_refused(echo: Any, tmp_path: Path) -> No
         OpenAIEngine(echo.url, "echo", tokenizer=tmp_path)
     with pytest.raises(EngineUnavailable, match="does not answer"):
         await OpenAIEngine("http://127.0.0.1:9/v1", "echo").start()
+
+
+async def test_a_server_without_ids_is_found_out_at_the_start(echo: Any, folder: Path) -> None:
+    echo.shows_ids = False
+    with pytest.raises(EngineRefused, match="leave the tokenizer out"):
+        await OpenAIEngine(echo.url, "echo", tokenizer=folder).start()
+
+
+async def test_the_key_is_in_a_variable_or_a_file(
+    echo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    echo.key = "sesame"
+    monkeypatch.setenv("SERVER_KEY", "sesame")
+    (tmp_path / "key").write_text("sesame\n")
+    for where in ({"api_key_env": "SERVER_KEY"}, {"api_key_file": tmp_path / "key"}, {"api_key": "sesame"}):
+        engine = OpenAIEngine(echo.url, "echo", **where)
+        await engine.start()
+        await engine.close()
+    with pytest.raises(EngineRefused, match="401"):
+        await OpenAIEngine(echo.url, "echo").start()
+    with pytest.raises(EngineRefused, match="OTHER_KEY, which should"):
+        OpenAIEngine(echo.url, "echo", api_key_env="OTHER_KEY")
+    with pytest.raises(EngineRefused, match="no API key in"):
+        OpenAIEngine(echo.url, "echo", api_key_file=tmp_path / "nothing")
