@@ -112,7 +112,8 @@ def _rfc3339(moment: datetime) -> str:
 def _time(text: str) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        moment.astimezone(UTC)  # the calendar ends at year 9999, which a zone can overstep
+    except (ValueError, OverflowError) as error:
         raise BadSignIn(f"not a time: {text!r}") from error
     if moment.tzinfo is None:
         raise BadSignIn(f"a time without a zone: {text!r}")

@@ -1,13 +1,70 @@
 """What a chat completion becomes on the client's side, whole or as a stream of pieces."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from tallystick.consents import Consent
-from tallystick.protocol.ids import to_bytes32
+from tallystick.protocol.ids import WireAddress, WireU32, to_bytes32
 from tallystick.protocol.money import NanoUsd
+
+_Hash = Annotated[str, Meta(pattern=r"\A0x[0-9a-f]{64}\Z")]
+_Decimal = Annotated[str, Meta(pattern=r"\A[0-9]{1,19}\Z")]
+
+
+class _Part(msgspec.Struct):
+    node: WireAddress
+    receipt: _Hash
+
+
+class _Proof(msgspec.Struct):
+    job_id: _Hash
+    charge_nano_usd: _Decimal
+    parts: tuple[_Part, ...]
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: WireU32
+    completion_tokens: WireU32
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Piece(msgspec.Struct):
+    delta: _Message
+    finish_reason: str | None = None
+
+
+class _Whole(msgspec.Struct):
+    """A `chat.completion` with this market's proof."""
+
+    choices: Annotated[tuple[_Choice, ...], Meta(min_length=1)]
+    usage: _Usage
+    tallystick: _Proof
+    model: str
+
+
+class _Chunk(msgspec.Struct):
+    """One event of a stream; the last ones have usage and proof, a failed one only `error`."""
+
+    choices: tuple[_Piece, ...] = ()
+    usage: _Usage | None = None
+    tallystick: _Proof | None = None
+    model: str = ""
+    error: dict[str, Any] | str | None | UnsetType = UNSET
+
+
+_read_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
 class TallystickError(Exception):
@@ -53,27 +110,32 @@ class Answer:
         return self.prompt_tokens + self.completion_tokens
 
 
-def answer_from_json(body: dict[str, Any]) -> Answer:
-    """Return the answer in a `chat.completion` object of a Tallystick coordinator."""
-    choice = body["choices"][0]
+def answer_from_json(body: Any) -> Answer:
+    """Return the answer in a `chat.completion` object of a Tallystick coordinator.
+
+    Raises TallystickError for what is none.
+    """
+    try:
+        whole = msgspec.convert(body, _Whole)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise TallystickError(0, f"the coordinator's answer is not one: {error}") from error
+    choice = whole.choices[0]
     return _answer(
-        body, choice["message"]["content"] or "", choice["finish_reason"], body["usage"], body["tallystick"]
+        whole.model, choice.message.content or "", choice.finish_reason, whole.usage, whole.tallystick
     )
 
 
-def _answer(
-    body: dict[str, Any], text: str, finish: str | None, usage: dict[str, Any], proof: dict[str, Any]
-) -> Answer:
+def _answer(model: str, text: str, finish: str | None, usage: _Usage, proof: _Proof) -> Answer:
     return Answer(
         text=text,
         finish_reason=finish,
-        prompt_tokens=usage["prompt_tokens"],
-        completion_tokens=usage["completion_tokens"],
-        charge=NanoUsd(int(proof["charge_nano_usd"])),
-        job_id=to_bytes32(proof["job_id"]),
-        nodes=tuple(part["node"] for part in proof["parts"]),
-        receipt_ids=tuple(part["receipt"] for part in proof["parts"]),
-        model=body["model"],
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        charge=NanoUsd(int(proof.charge_nano_usd)),
+        job_id=to_bytes32(proof.job_id),
+        nodes=tuple(part.node for part in proof.parts),
+        receipt_ids=tuple(part.receipt for part in proof.parts),
+        model=model,
     )
 
 
@@ -84,14 +146,14 @@ class AnswerBuilder:
     pieces: list[str] = field(default_factory=list)
     answer: Answer | None = None
     _finish: str | None = None
-    _usage: dict[str, Any] | None = None
-    _proof: dict[str, Any] | None = None
-    _last: dict[str, Any] | None = None
+    _usage: _Usage | None = None
+    _proof: _Proof | None = None
+    _model: str = ""
 
     def feed(self, line: str) -> str:
         """Return the text that `line` adds, possibly none.
 
-        Raises Interrupted when the line carries the coordinator's error.
+        Raises Interrupted when the line carries the coordinator's error, or is not a line of an answer.
         """
         if not line.startswith("data:"):
             return ""
@@ -99,9 +161,12 @@ class AnswerBuilder:
         if data == "[DONE]":
             self._complete()
             return ""
-        chunk = json.loads(data)
-        if "error" in chunk:
-            raise Interrupted(0, chunk["error"])
+        try:
+            chunk = _read_chunk(data)
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+            raise Interrupted(0, f"the coordinator sent what is no part of an answer: {error}") from error
+        if chunk.error is not UNSET:
+            raise Interrupted(0, chunk.error)
         return self._take(chunk)
 
     def close(self) -> Answer:
@@ -112,21 +177,20 @@ class AnswerBuilder:
             )
         return self.answer
 
-    def _take(self, chunk: dict[str, Any]) -> str:
-        self._last = chunk
-        self._usage = chunk.get("usage") or self._usage
-        self._proof = chunk.get("tallystick") or self._proof
-        text = ""
-        for choice in chunk["choices"]:
-            text += choice["delta"].get("content") or ""
-            self._finish = choice.get("finish_reason") or self._finish
+    def _take(self, chunk: _Chunk) -> str:
+        self._model = chunk.model or self._model
+        self._usage = chunk.usage or self._usage
+        self._proof = chunk.tallystick or self._proof
+        for choice in chunk.choices:
+            self._finish = choice.finish_reason or self._finish
+        text = "".join(choice.delta.content or "" for choice in chunk.choices)
         self.pieces.append(text)
         return text
 
     def _complete(self) -> None:
-        if self._last is None or self._usage is None or self._proof is None:
+        if self._usage is None or self._proof is None:
             raise Interrupted(0, "the stream ended without its usage and proof")
-        self.answer = _answer(self._last, "".join(self.pieces), self._finish, self._usage, self._proof)
+        self.answer = _answer(self._model, "".join(self.pieces), self._finish, self._usage, self._proof)
 
 
 def chat_body(
