@@ -177,6 +177,7 @@ class Coordinator:
             session_ms=round(settings.session_hours * 3_600_000),
             link_ms=round(settings.mailed_link_minutes * 60_000),
             address=settings.address,
+            daily_credit=settings.signup_credit_daily,
         )
         mailer = open_mailer(
             settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from
@@ -293,6 +294,7 @@ class Coordinator:
     async def running(self) -> AsyncIterator[FastAPI]:
         """Start what runs by itself, give the application, and stop everything, the books last."""
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.accounts.close)
             await self._open_treasury()
             await release_orphans(self.database)
             await self.back_office.prepare()

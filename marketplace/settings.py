@@ -65,6 +65,9 @@ class Settings(BaseSettings):
     signup_credit_usd: Usd = Field(
         "0", description="Credit of a new e-mail account, out of the treasury's deposit."
     )
+    signup_credit_daily_usd: Usd = Field(
+        "25", description="What all new e-mail accounts of a day are given together."
+    )
     hold_expiry_seconds: float = Field(
         900, gt=0, description="After this a hold that nobody closed is given back."
     )
@@ -171,6 +174,11 @@ class Settings(BaseSettings):
     def signup_credit(self) -> NanoUsd:
         """In nano-dollars."""
         return parse_usd(self.signup_credit_usd)
+
+    @cached_property
+    def signup_credit_daily(self) -> NanoUsd:
+        """In nano-dollars."""
+        return parse_usd(self.signup_credit_daily_usd)
 
     @cached_property
     def goodwill_daily(self) -> NanoUsd:

@@ -49,11 +49,15 @@ class Gate:
         return address
 
     def address(self, request: Request) -> str:
-        """Return where the request came from, as a trusted proxy says or as the socket does."""
+        """Return where the request came from, as the nearest proxy that is not trusted, or the socket, says.
+
+        `X-Forwarded-For` is read from its end: each proxy adds whom it saw, and what stands before the first
+        stranger may be made up.
+        """
         peer = request.client.host if request.client else ""
-        if peer in self.trusted_proxies:
-            forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-            return forwarded or peer
+        told = ",".join(request.headers.getlist("x-forwarded-for")).split(",")
+        while peer in self.trusted_proxies and told:
+            peer = _host(told.pop()) or peer
         return peer
 
 
@@ -79,3 +83,11 @@ def bearer(request: Request) -> str:
             code="missing_api_key",
         )
     return secret.strip()
+
+
+def _host(told: str) -> str:
+    """Return the address in `1.2.3.4`, `1.2.3.4:567`, `2001:db8::1` or `[2001:db8::1]:567`."""
+    text = told.strip()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0] if text.count(":") == 1 else text

@@ -118,6 +118,7 @@ async def _up(
                 ws_max_size=4 * 1024 * 1024,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 server_header=False,
+                proxy_headers=False,  # whose X-Forwarded-For is believed is a setting of ours
             )
         )
         await _serve(server, parts, json_file)

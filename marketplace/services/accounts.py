@@ -5,28 +5,43 @@ request_sign_in ─▶ mailed link ──▶ verify_email ──▶ session
 new_nonce ──▶ the wallet signs ──▶ sign_in_wallet ──▶ session
 """
 
+import asyncio
+import hashlib
 import secrets
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from email_validator import EmailNotValidError, validate_email
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
-from marketplace.domain.errors import BadRequest, Conflict, Forbidden, NotAuthenticated, NotFound
+from marketplace.domain.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    MarketError,
+    NotAuthenticated,
+    NotFound,
+)
 from marketplace.domain.ports.clock import Clock
 from marketplace.domain.ports.mail import Mail, Mailer
 from marketplace.services import ledger
 from marketplace.services.keys import SESSION_PREFIX, CreatedKey, KeyTerms, new_key, new_secret, secret_hash
 from marketplace.services.ledger.credit import TreasuryShort
 from marketplace.storage.database import Database
-from marketplace.storage.queries import accounts, sign_ins
+from marketplace.storage.queries import accounts, entries, sign_ins
 from marketplace.storage.tables import Account, EmailToken, SignInNonce
 from marketplace.storage.tables import Session as SessionRow
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd, format_usd
 
+log = structlog.get_logger(__name__)
+
 LINK_PREFIX: Final = "tsv_"
+WELCOME: Final = "sign-up "
+"""How the references of sign-up credit begin in the journal."""
+DAY_MS: Final = 86_400_000
 NONCE_MS: Final = 10 * 60_000
 NOTHING: Final = NanoUsd(0)
 
@@ -45,6 +60,8 @@ class AccountRules:
     link_ms: int
     address: str
     """How people reach this coordinator, for the link in the mail."""
+    daily_credit: NanoUsd | None = None
+    """What all sign-ups of a day are given together; None: no bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +79,10 @@ class SignedIn:
     note: str = ""
 
 
+class _DayIsOver(Exception):
+    """New accounts were given what they may be given in a day."""
+
+
 class Accounts:
     """Opens accounts and signs people in."""
 
@@ -70,6 +91,12 @@ class Accounts:
         self._clock = clock
         self._mailer = mailer
         self._rules = rules
+        self._mailing: set[asyncio.Task[None]] = set()
+
+    async def close(self, timeout: float = 5.0) -> None:
+        """Let the mails that are on their way go out."""
+        if self._mailing:
+            await asyncio.wait(self._mailing, timeout=timeout)
 
     async def sign_up_email(self, email: str) -> SignedIn | None:
         """Mail a link that opens an account, or signs in to the one there is; who asks cannot tell which.
@@ -92,8 +119,15 @@ class Accounts:
         return None
 
     async def request_sign_in(self, email: str) -> None:
-        """Mail a link that signs in to the account of `email`; do nothing, silently, if there is none."""
-        address = _normal(email)
+        """Mail a link that signs in to the account of `email`; do nothing, silently, if there is none.
+
+        It returns before it is known whether there is one, so that nobody can tell by the time it takes.
+        """
+        task = asyncio.create_task(self._sign_in_by_mail(_normal(email)), name="mail a sign-in")
+        self._mailing.add(task)
+        task.add_done_callback(self._mailing.discard)
+
+    async def _sign_in_by_mail(self, address: str) -> None:
         now = self._clock.now_ms()
         token = new_secret(LINK_PREFIX)
 
@@ -103,8 +137,11 @@ class Accounts:
                 self._link(session, account, token, now)
             return account is not None
 
-        if await self._database.write(work):
-            await self._mail_link(address, token)
+        try:
+            if await self._database.write(work):
+                await self._mail_link(address, token)
+        except MarketError as error:
+            log.warning("sign_in_not_mailed", error=error.message)
 
     async def verify_email(self, token: str) -> SignedIn:
         """Use a mailed link: sign in, and open the account if it is the first time.
@@ -172,7 +209,12 @@ class Accounts:
 
     def _open_at_once(self, session: Session, email: str, now: int) -> SignedIn:
         if accounts.by_email(session, email) is not None:
-            raise Conflict(f"There is an account of {email} already.", code="account_exists", param="email")
+            raise Conflict(
+                f"{email} cannot open another account. If it is yours, POST /v1/sessions/email sends a link "
+                "that signs in (without a mail server: into the coordinator's `mail` folder).",
+                code="account_exists",
+                param="email",
+            )
         return self._open_session(session, _account_for(session, email, now), now)
 
     def _link(self, session: Session, account: Account, token: str, now: int) -> None:
@@ -190,23 +232,36 @@ class Accounts:
             return SignedIn(account.id, token, expires_at)
         accounts.change(session, account.id, email_verified=True)
         key = new_key(session, account.id, KeyTerms(name="first key"), now)
-        credit, note = self._welcome(session, account.id, now)
+        credit, note = self._welcome(session, account, now)
         return SignedIn(account.id, token, expires_at, key, credit, note)
 
-    def _welcome(self, session: Session, account_id: str, now: int) -> tuple[NanoUsd, str]:
-        """Grant the sign-up credit, once per account; return what was granted, and why it was not."""
+    def _welcome(self, session: Session, account: Account, now: int) -> tuple[NanoUsd, str]:
+        """Grant the sign-up credit, once per mailbox; return what was granted, and why it was not."""
         credit = self._rules.signup_credit
         if credit == 0:
             return NOTHING, "This account has no credit yet; ask the operator of the market for some."
         try:
             with session.begin_nested():
-                ledger.grant_credit(session, account_id, credit, f"sign-up {account_id}", now)
+                ledger.grant_credit(session, account.id, credit, _welcome_reference(account), now)
+                self._check_day(session, now)
+        except _DayIsOver:
+            return NOTHING, (
+                "What this market gives to new accounts in a day is given away. Ask the operator for credit."
+            )
         except TreasuryShort:
             return NOTHING, (
                 f"The market cannot give ${format_usd(credit)} of credit at the moment: the operator's "
                 "deposit is promised already. Ask the operator for some."
             )
+        except Conflict:
+            return NOTHING, "Another account of this mailbox was given the credit for new accounts."
         return credit, ""
+
+    def _check_day(self, session: Session, now: int) -> None:
+        """Raise _DayIsOver if the grant that was just made is more than all of a day may be."""
+        most = self._rules.daily_credit
+        if most is not None and entries.granted_since(session, WELCOME, now - DAY_MS) > most:
+            raise _DayIsOver
 
     async def _mail_link(self, email: str, token: str) -> None:
         minutes = self._rules.link_ms // 60_000
@@ -214,7 +269,8 @@ class Accounts:
             f"Somebody, probably you, asked to sign in to the Tallystick market at {self._rules.address}.\n\n"
             f"Open this link:\n\n    {self._rules.address}/verify?token={token}\n\n"
             f"or run:\n\n    tallystick account verify {token}\n\n"
-            f"It works once, for {minutes} minutes. If it was not you, do nothing.\n"
+            f"It works once, for {minutes} minutes. If this address has an account, it signs in to that one; "
+            "otherwise it opens one. If it was not you, do nothing.\n"
         )
         await self._mailer.send(Mail(to=email, subject="Sign in to Tallystick", text=text))
 
@@ -234,3 +290,10 @@ def _normal(email: str) -> str:
         return validate_email(email.strip(), check_deliverability=False).normalized.lower()
     except EmailNotValidError as error:
         raise BadRequest(f"{email!r} is no e-mail address: {error}", param="email") from error
+
+
+def _welcome_reference(account: Account) -> str:
+    """Return what is granted once: `name+anything@host` is the mailbox `name@host`."""
+    name, _, host = (account.email or account.id).partition("@")
+    mailbox = f"{name.partition('+')[0]}@{host}"
+    return WELCOME + hashlib.sha256(mailbox.encode()).hexdigest()[:32]

@@ -7,12 +7,15 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import IPv6Address, IPv6Network, ip_address
 from time import monotonic
 from typing import Final
 
 from marketplace.domain.errors import TooFast
 
 MOST_BUCKETS: Final = 100_000
+HOST_BITS: Final = 64
+"""Of an IPv6 address: whoever has one of a network has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,24 @@ class Limits:
 
     def check_address(self, address: str) -> Standing:
         """Count a request without a key. Raises TooFast."""
-        return self._address.take(address)
+        return self._address.take(network_of(address))
 
     def check_sign_up(self, address: str) -> Standing:
         """Count a sign-up. Raises TooFast."""
-        return self._sign_up.take(address)
+        return self._sign_up.take(network_of(address))
+
+
+def network_of(address: str) -> str:
+    """Return what counts as one place: an IPv4 address, or the /64 that one line is given in IPv6."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, IPv6Address):
+        if found.ipv4_mapped is not None:
+            return str(found.ipv4_mapped)
+        return str(IPv6Network((int(found) >> HOST_BITS << HOST_BITS, 128 - HOST_BITS)))
+    return str(found)
 
 
 class _Buckets:

@@ -18,6 +18,7 @@ row and receipt.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from mmap import mmap
 from struct import Struct, error
 from typing import Any, Final
 
@@ -146,6 +147,27 @@ def decode_epoch(data: bytes) -> EpochFile:
     Raises BadEpochFile. It does not check signatures, nor the rows against the receipts.
     """
     reader = _Reader(data)
+    rows, receipts = _read_rows(reader)
+    records = reader.take(receipts * _RECEIPT.size)
+    reader.end()
+    return EpochFile(rows, _receipt_ids(rows.domain, records), keccak256(data), records)
+
+
+def page_to_json(data: bytes | mmap, file_hash: bytes, first: int, limit: int) -> dict[str, Any]:
+    """Return what `to_json` does, reading no more of a stored file than its rows and one page of receipts.
+
+    `data` may be a mapped file. What lies outside of the page is not checked. Raises BadEpochFile.
+    """
+    reader = _Reader(data)
+    rows, count = _read_rows(reader)
+    records = reader.take(count * _RECEIPT.size)
+    reader.end()
+    page = (_read_receipt(records, index) for index in range(first, min(first + limit, count)))
+    return _document(rows, file_hash, count, page)
+
+
+def _read_rows(reader: "_Reader") -> tuple[EpochRows, int]:
+    """Return what comes before the receipts, and how many of them follow."""
     magic, version, chain_id, ledger, epoch, *counts = _HEADER.unpack(reader.take(_HEADER.size))
     if magic != MAGIC or version != VERSION:
         raise BadEpochFile(f"not an epoch file of version {VERSION}")
@@ -164,9 +186,7 @@ def decode_epoch(data: bytes) -> EpochFile:
         set_aside=tuple(reader.set_aside() for _ in range(set_aside)),
     )
     _check(rows)
-    records = reader.take(receipts * _RECEIPT.size)
-    reader.end()
-    return EpochFile(rows, _receipt_ids(rows.domain, records), keccak256(data), records)
+    return rows, receipts
 
 
 def to_json(file: EpochFile, first: int = 0, limit: int | None = None) -> dict[str, Any]:
@@ -174,11 +194,17 @@ def to_json(file: EpochFile, first: int = 0, limit: int | None = None) -> dict[s
 
     Money and prices are decimal strings of nano-dollars, hashes `0x…`.
     """
-    rows = file.rows
-    last = len(file.receipt_ids) if limit is None else min(first + limit, len(file.receipt_ids))
+    count = len(file.receipt_ids)
+    last = count if limit is None else min(first + limit, count)
+    return _document(file.rows, file.hash, count, map(file.receipt, range(first, last)))
+
+
+def _document(
+    rows: EpochRows, file_hash: bytes, count: int, receipts: Iterable[EpochReceipt]
+) -> dict[str, Any]:
     return {
         "version": VERSION,
-        "hash": to_hex(file.hash),
+        "hash": to_hex(file_hash),
         "chain_id": rows.chain_id,
         "ledger": rows.ledger,
         "epoch": rows.epoch,
@@ -194,8 +220,8 @@ def to_json(file: EpochFile, first: int = 0, limit: int | None = None) -> dict[s
             }
             for item in rows.set_aside
         ],
-        "receipt_count": len(file.receipt_ids),
-        "receipts": [_receipt_to_json(file, index) for index in range(first, last)],
+        "receipt_count": count,
+        "receipts": [_receipt_to_json(rows.domain, receipt) for receipt in receipts],
     }
 
 
@@ -215,10 +241,9 @@ def _charges_to_json(rows: EpochRows) -> list[dict[str, Any]]:
     return charges
 
 
-def _receipt_to_json(file: EpochFile, index: int) -> dict[str, Any]:
-    receipt = file.receipt(index)
+def _receipt_to_json(domain: Domain, receipt: EpochReceipt) -> dict[str, Any]:
     return {
-        "id": to_hex(file.receipt_ids[index]),
+        "id": to_hex(receipt_digest(domain, receipt.signed.receipt)),
         "paid_by_treasury": bool(receipt.flags & PAID_BY_TREASURY),
         **receipt_to_json(receipt.signed),
     }
@@ -302,7 +327,7 @@ def _address(raw: bytes) -> Address:
 class _Reader:
     """Takes pieces of a file from its front, never past its end."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap) -> None:
         self._rest = memoryview(data)
 
     def take(self, size: int) -> memoryview:

@@ -243,6 +243,7 @@ def _settings(place: Place, folder: Path, port: int, changes: dict[str, Any]) ->
         "chain_poll_seconds": 0.2,
         "maturity_lag_seconds": 3600,
         "signup_credit_usd": "1",
+        "signup_credit_daily_usd": "1000",
         "address_requests_per_minute": 0,
         "key_requests_per_minute": 0,
         "sign_ups_per_hour": 0,

@@ -1,12 +1,20 @@
 """Accounts are opened and signed in to with things that work once."""
 
+import asyncio
 import re
 from dataclasses import dataclass, field, replace
 
 import pytest
 
-from marketplace.domain.accounts import AccountKind
-from marketplace.domain.errors import BadRequest, Conflict, Forbidden, NotAuthenticated, NotFound
+from marketplace.domain.accounts import TREASURY_ID, AccountKind
+from marketplace.domain.errors import (
+    BadRequest,
+    Conflict,
+    Forbidden,
+    NotAuthenticated,
+    NotFound,
+    Unavailable,
+)
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.domain.ports.mail import Mail
 from marketplace.services import ledger
@@ -81,6 +89,7 @@ async def test_a_link_works_once_and_not_for_ever(
     with pytest.raises(NotAuthenticated):
         await accounts.verify_email(postbox.token())
     await accounts.request_sign_in("carol@example.com")
+    await accounts.close()
     clock.advance(RULES.link_ms)
     with pytest.raises(NotAuthenticated):
         await accounts.verify_email(postbox.token())
@@ -123,7 +132,51 @@ async def test_asking_to_sign_in_tells_nobody_which_accounts_exist(
     accounts: Accounts, postbox: Postbox
 ) -> None:
     await accounts.request_sign_in("nobody@example.com")
+    await accounts.close()
     assert postbox.mails == []
+
+
+async def test_asking_to_sign_in_waits_for_no_mail_server(
+    accounts: Accounts, postbox: Postbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accounts.sign_up_email("carol@example.com")
+    takes = asyncio.Event()
+    sending: list[Mail] = []
+
+    async def slowly(mail: Mail) -> None:
+        sending.append(mail)
+        await takes.wait()
+        raise Unavailable("The mail could not be sent.")
+
+    monkeypatch.setattr(postbox, "send", slowly)
+    for email in ("carol@example.com", "nobody@example.com"):
+        await accounts.request_sign_in(email)
+    takes.set()
+    await accounts.close()
+    assert [mail.to for mail in sending] == ["carol@example.com"]
+
+
+async def test_sign_up_cannot_be_farmed_for_credit(
+    database: Database, clock: ManualClock, postbox: Postbox
+) -> None:
+    await deposit(database, 1_000_000)
+    rules = replace(RULES, verify_emails=False, daily_credit=NanoUsd(3500))
+
+    async def credit_of(email: str) -> int:
+        # A new process each time: what was given is in the books.
+        opened = await Accounts(database, clock, postbox, rules).sign_up_email(email)
+        assert opened is not None
+        assert (opened.credit == 0) == ("credit" in opened.note)
+        return opened.credit
+
+    assert [await credit_of(f"{n}@example.com") for n in range(6)] == [1000, 1000, 1000, 0, 0, 0]
+    clock.advance(86_400_000)
+    assert [await credit_of(f"0+{n}@example.com") for n in range(3)] == [0, 0, 0], "one mailbox, one credit"
+    many = [await credit_of(f"later{n}@example.com") for n in range(6)]
+    assert many == [1000, 1000, 1000, 0, 0, 0]
+    treasury = await database.read(lambda session: rows.find(session, TREASURY_ID))
+    assert treasury is not None
+    assert treasury.granted == 6000
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from marketplace.domain.errors import TooFast
-from marketplace.services.limits import MOST_BUCKETS, LimitRules, Limits, Rate
+from marketplace.services.limits import MOST_BUCKETS, LimitRules, Limits, Rate, network_of
 
 RULES = LimitRules(key=Rate(60, 3), address=Rate(30, 1), sign_up=Rate(0, 0))
 
@@ -70,3 +70,20 @@ def test_buckets_of_strangers_do_not_fill_the_memory(limits: Limits) -> None:
     for number in range(MOST_BUCKETS):
         limits.check_key(str(number))
     assert limits.check_key("first").remaining == 2
+
+
+def test_all_addresses_of_one_line_are_one(limits: Limits) -> None:
+    limits.check_address("2001:db8:1:2::1")
+    for other in ("2001:db8:1:2:ffff::9", "2001:DB8:1:2::1%eth0"):
+        with pytest.raises(TooFast):
+            limits.check_address(other)
+    limits.check_address("2001:db8:1:3::1")
+    limits.check_address("203.0.113.7")
+    with pytest.raises(TooFast):
+        limits.check_address("::ffff:203.0.113.7")
+    limits.check_address("203.0.113.8")
+
+
+@pytest.mark.parametrize("text", ["", "unknown", "1.2.3", "x" * 1000, "::g"])
+def test_what_is_no_address_counts_as_it_is(text: str) -> None:
+    assert network_of(text) == text
