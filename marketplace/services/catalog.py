@@ -18,6 +18,7 @@ from marketplace.domain.ports.clock import Clock
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.tables import ModelRow
+from tallystick.models.decoding import load_detokenizer
 from tallystick.models.manifest import (
     BYTES_TOKENIZER,
     OPAQUE_TOKENIZER,
@@ -27,7 +28,7 @@ from tallystick.models.manifest import (
     model_id,
 )
 from tallystick.models.renderer import Prompter, Renderer
-from tallystick.models.tokenizer import BadTokenizer, Detokenizer, load_tokenizer
+from tallystick.models.tokenizer import BadTokenizer, Detokenizer
 from tallystick.protocol.frames import ModelOffer
 from tallystick.protocol.ids import ModelId, to_bytes32
 
@@ -220,7 +221,7 @@ async def _loaded(manifest: Manifest, blob: bytes) -> Detokenizer | None:
     if manifest.tokenizer == OPAQUE_TOKENIZER:
         return None
     try:
-        return await asyncio.to_thread(load_tokenizer, manifest.tokenizer, blob)
+        return await asyncio.to_thread(load_detokenizer, manifest.tokenizer, blob)
     except BadTokenizer as error:
         raise NotAdmitted(str(error)) from error
 
