@@ -11,6 +11,7 @@ from marketplace.services.deposits import ChainWatcher
 from marketplace.services.maturity import expire_holds, mature_due
 from marketplace.services.settlement import Settlement
 from marketplace.storage.database import Database
+from marketplace.storage.queries import settlement
 
 STEPS_AT_ONCE = 16
 """Steps of settlement in one go; a transaction that is not mined yet is looked at again in the next."""
@@ -91,6 +92,16 @@ class BackOffice:
             if not await self._settlement.step():
                 break
             await asyncio.sleep(PAUSE_S)
+
+    async def finish_epoch(self) -> bool:
+        """Bring the epoch that is on its way one step on; return whether there is one.
+
+        It begins no other: this is for a coordinator that is about to hand over. Raises ChainUnavailable.
+        """
+        if await self._database.read(settlement.unfinished) is None:
+            return False
+        await self._settlement.step()
+        return True
 
     async def expire(self) -> None:
         """Give back forgotten holds."""

@@ -112,7 +112,7 @@ class LateBook:
         receipt_id = receipt_digest(self._taker.domain, receipt)
         known = await self._till.find_taken(receipt_id)
         if known is not None:
-            return known
+            return self._taker.again(known)
         waiting = self._running.get(receipt.job_id)
         if waiting is not None:
             if len(waiting) < MOST_DEFERRED:

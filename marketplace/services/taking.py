@@ -38,6 +38,13 @@ class Taker:
             matures_at=matures_at,
         )
 
+    def again(self, known: ReceiptTaken) -> ReceiptTaken:
+        """Return the word on a receipt that was taken before, perhaps under another key, under this one."""
+        digest = taken_digest(self.domain, ReceiptId(known.receipt_id), known.epoch)
+        return ReceiptTaken(
+            receipt_id=known.receipt_id, epoch=known.epoch, signature=self.key.sign_digest(digest)
+        )
+
 
 def notice(taken: TakenReceipt) -> ReceiptTaken:
     """Return what the node is told once the receipt is in the books."""

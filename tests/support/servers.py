@@ -232,9 +232,10 @@ async def _running(
 
 def _settings(place: Place, folder: Path, port: int, changes: dict[str, Any]) -> Settings:
     folder.mkdir(parents=True, exist_ok=True)
-    place.deployment.save(folder / "deployment.json")
-    (folder / "key").write_text(COORDINATOR_SECRET)
-    os.chmod(folder / "key", 0o600)
+    if not (folder / "key").exists():
+        place.deployment.save(folder / "deployment.json")
+        (folder / "key").write_text(COORDINATOR_SECRET)
+        os.chmod(folder / "key", 0o600)
     fields: dict[str, Any] = {
         "data_dir": folder,
         "port": port,
@@ -276,7 +277,7 @@ async def _serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
 @contextlib.asynccontextmanager
 async def _agent(server: Server) -> AsyncIterator[Agent]:
     home = server.folder / "agent"
-    home.mkdir()
+    home.mkdir(exist_ok=True)
     agent = an_agent(server.place.config(f"{server.url}/v1"), home, NODE, ActingEngine(server.acts))
     async with running(agent):
         await eventually(
