@@ -7,9 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from provider.engines.base import EngineJob, EngineTokens
 from tallystick.models.chat import render_chat
+from tallystick.models.renderer import Prompter, Renderer
 from tallystick.models.tokenizer import Tokenizer, load_tokenizer
 from tallystick.protocol.receipts import Finish
 
@@ -62,6 +65,17 @@ def tokenizer(engine: TransformersEngine) -> Tokenizer:
     return load_tokenizer(engine.manifest.tokenizer, blob)
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def prompter(
+    engine: TransformersEngine, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Prompter]:
+    file = tmp_path_factory.mktemp("smollm2") / "tokenizer.json"
+    file.write_bytes(engine.blob(bytes.fromhex(engine.manifest.tokenizer)) or b"")
+    renderer = Renderer()
+    yield renderer.of(engine.manifest, file)
+    renderer.close()
+
+
 @pytest.fixture
 def ask(engine: TransformersEngine, tokenizer: Tokenizer, job: Builder) -> Builder:
     def build(question: str, **overrides: Any) -> EngineJob:
@@ -69,6 +83,18 @@ def ask(engine: TransformersEngine, tokenizer: Tokenizer, job: Builder) -> Build
         return job(tuple(tokenizer.encode(text)), prompt_text=text, **overrides)
 
     return build
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(max_size=300) | st.text("the quick é世🙂\n<|im_start|>12", max_size=1000))
+async def test_prompts_are_the_same_from_a_process_of_their_own(
+    engine: TransformersEngine, tokenizer: Tokenizer, prompter: Prompter, text: str
+) -> None:
+    messages = [{"role": "user", "content": text}]
+    prompt = await prompter.chat(messages)
+    assert prompt.text == render_chat(engine.manifest, messages)
+    assert list(prompt.ids) == tokenizer.encode(prompt.text)
+    assert list(await prompter.encode(text)) == tokenizer.encode(text)
 
 
 async def test_it_knows_the_capital_of_france(engine: TransformersEngine, ask: Builder, run: Runner) -> None:
