@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -29,11 +30,13 @@ from marketplace.api.public.receipts import receipt_routes
 from marketplace.chain.evm import EvmChain
 from marketplace.chain.sender import EvmSender
 from marketplace.chain.stake import EvmStakeBook
+from marketplace.chain.times import ledger_times
 from marketplace.domain.epochs import EpochClock
 from marketplace.domain.errors import ChainUnavailable
 from marketplace.domain.history import History
 from marketplace.domain.ports.chain import ChainBlock
 from marketplace.domain.ports.clock import SystemClock
+from marketplace.domain.timing import WorkTimes, tight, too_short
 from marketplace.metrics import Metrics
 from marketplace.scheduler import Scheduler
 from marketplace.services.acceptance import Market
@@ -69,11 +72,13 @@ from marketplace.settings import Settings
 from marketplace.storage.database import Database
 from marketplace.storage.ownership import sole_owner
 from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHub
-from tallystick.deployment import Deployment
+from tallystick.deployment import BadDeployment, Deployment
 from tallystick.evm import Connection
 from tallystick.evm.connection import connected
 from tallystick.protocol.ids import ModelId
 from tallystick.protocol.keys import SigningKey
+
+log = structlog.get_logger(__name__)
 
 STALE_HEAD_SECONDS = 60
 SWEEP_SECONDS = 600
@@ -294,6 +299,7 @@ class Coordinator:
     async def running(self) -> AsyncIterator[FastAPI]:
         """Start what runs by itself, give the application, and stop everything, the books last."""
         async with AsyncExitStack() as stack:
+            await self._check_times()
             stack.push_async_callback(self.accounts.close)
             await self._open_treasury()
             await release_orphans(self.database)
@@ -306,6 +312,23 @@ class Coordinator:
             stack.push_async_callback(self.nodes.close)
             stack.push_async_callback(self.market.close)
             yield self._application()
+
+    async def _check_times(self) -> None:
+        """Warn of what the settings let outlast the contracts' times.
+
+        Raises BadDeployment for contracts that are not those of the deployment file, or where money could
+        leave that is owed; on a chain of one machine that is only a warning.
+        """
+        settings = self.settings
+        work = WorkTimes(
+            settings.hold_expiry_seconds, settings.maturity_lag_seconds, settings.longest_wait_epochs
+        )
+        times = await ledger_times(self.side.connection, self.side.deployment)
+        unsafe = too_short(times, work)
+        if unsafe and not self.side.is_local:
+            raise BadDeployment("; ".join(unsafe))
+        for finding in [*unsafe, *tight(times, work)]:
+            log.warning("times_too_short", finding=finding)
 
     async def _open_treasury(self) -> None:
         owner, now = self.side.deployment.owner, self.clock.now_ms()

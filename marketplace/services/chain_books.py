@@ -30,6 +30,9 @@ dollars), so that sums fit the 64-bit columns. The books never have more than th
 withdrawals are cut has nothing left of what it deposited.
 """
 
+CONSENT_KEY: Final = "consent key "
+"""How the kind of an event begins that added the key which follows."""
+
 
 def apply_confirmed(
     session: Session, events: Sequence[ChainEvent], latest: Mapping[Address, ChainAccount], now: int
@@ -49,6 +52,7 @@ def apply_confirmed(
                 _is_new(session, event, "authorized", event.account, right)
             case ConsentKeyAdded():
                 ledger.add_consent_key(session, event.account, event.key, now)
+                _is_new(session, event, CONSENT_KEY + event.key, event.account, 0)
             case Cashed():
                 _note_cashed(session, event, now)
             case WithdrawalRequested() | Withdrawn() | StakeChanged():
@@ -109,6 +113,8 @@ def undo(
             ledger.undo_deposit(session, address, amount, reference, now)
         elif row.kind == "withdrawal":
             ledger.undo_withdrawal(session, address, amount, reference, now)
+        elif row.kind.startswith(CONSENT_KEY):
+            ledger.drop_consent_key(session, address, Address(row.kind.removeprefix(CONSENT_KEY)))
         ledger.set_authorized(session, address, NanoUsd(min(latest[address].authorized, MOST)), now)
         alarm(
             "chain_event_undone", kind_of_event=row.kind, account=address, amount=amount, reference=reference

@@ -4,7 +4,7 @@ Whoever reads the chain makes sure that each event comes here once, and is undon
 takes it back.
 """
 
-from sqlalchemy import or_
+from sqlalchemy import delete, or_
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID, AccountKind, EntryKind
@@ -70,6 +70,17 @@ def add_consent_key(session: Session, address: Address, key: Address, now: int =
     account = ensure_wallet(session, address, now)
     table = ConsentKey.__table__  # type: ignore[attr-defined]  # SQLModel makes it
     session.execute(insert_or_ignore(session, table).values(account_id=account.id, address=key))
+
+
+def drop_consent_key(session: Session, address: Address, key: Address) -> None:
+    """Take back a consent key that a reorganisation removed, and the consent that it may have signed.
+
+    What the chain was shown of that consent is in `authorized`; for the rest the consumer signs again.
+    """
+    account = _at(session, address)
+    table = ConsentKey.__table__  # type: ignore[attr-defined]  # SQLModel makes it
+    session.execute(delete(table).where(table.c.account_id == account.id, table.c.address == key))
+    accounts.change(session, account.id, consented=0, consent_signature=None)
 
 
 def store_consent(session: Session, account_id: str, spent: NanoUsd, signature: bytes) -> bool:

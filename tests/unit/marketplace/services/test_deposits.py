@@ -6,15 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from marketplace.domain.errors import BadRequest
 from marketplace.domain.ports.chain import StakeChanged
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.domain.ports.stake import NodeStake
+from marketplace.services.consents import Consents
 from marketplace.services.deposits import ChainWatcher
 from marketplace.storage.database import Database
 from marketplace.storage.queries import accounts
 from marketplace.storage.tables import Account
+from tallystick.protocol.keys import SigningKey
 from tests.support.anvil import LONG_TERMS, USD
-from tests.support.chains import ChainDriver, MemoryDriver, address, chain_driver
+from tests.support.chains import ChainDriver, MemoryDriver, address, chain_driver, consent
+from tests.support.nodes import key_of
 
 ALICE, BOB = 3, 4
 CONFIRMATIONS = 3
@@ -154,6 +158,33 @@ async def test_a_deep_reorganisation_takes_a_credited_deposit_back(setting: Sett
     assert account is not None
     assert (account.balance, account.authorized) == (2 * USD, 0)
     assert await setting.balance(BOB) == 1 * USD
+
+
+async def test_a_consent_key_that_a_reorganisation_removed_signs_no_more(setting: Setting) -> None:
+    kept, gone = key_of(7), key_of(8)
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.driver.add_consent_key(ALICE, kept.address)
+    await setting.driver.mine(6)
+    await setting.driver.add_consent_key(ALICE, gone.address)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    await setting.database.write(lambda s: accounts.change(s, account.id, spent=2 * USD))
+    consents = Consents(setting.database, setting.driver.domain)
+
+    async def store(key: SigningKey, spent: int) -> int:
+        signed = consent(setting.driver.domain, ALICE, spent, key=key)
+        return await consents.store(account.id, spent, signed.signature)
+
+    assert await store(gone, USD) == USD
+    await setting.driver.reorganise(CONFIRMATIONS + 3)
+    await setting.confirm()
+    with pytest.raises(BadRequest, match="not by"):
+        await store(gone, 2 * USD)
+    forgotten = await setting.books(ALICE)
+    assert forgotten is not None
+    assert (forgotten.consented, forgotten.consent_signature) == (0, None)
+    assert await store(kept, 2 * USD) == 2 * USD
 
 
 async def test_a_withdrawal_that_a_reorganisation_removed_is_requested_again(setting: Setting) -> None:
