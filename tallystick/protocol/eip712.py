@@ -6,6 +6,7 @@ type hashes are computed once and each struct is packed in one call, twenty time
 encoder; the tests hold it to one.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from struct import Struct, error
 from typing import Final
@@ -68,6 +69,10 @@ class _Type:
             value = fields[index]
             if not isinstance(value, bytes) or len(value) != 32:
                 raise BadField(f"field {index} of {self._name} is not 32 bytes: {value!r}")
+        return self.hash_exact(*fields)
+
+    def hash_exact(self, *fields: bytes | int) -> bytes:
+        """Return hashStruct of fields whose lengths are known to be right. Raises BadField."""
         try:
             return keccak256(self._layout.pack(self._hash, *fields))
         except error as reason:
@@ -154,6 +159,14 @@ def receipt_hash(receipt: Receipt) -> bytes:
 def receipt_digest(domain: Domain, receipt: Receipt) -> ReceiptId:
     """Return the receipt's id: what its node signs. Raises BadField."""
     return ReceiptId(domain.digest(receipt_hash(receipt)))
+
+
+def receipt_digest_of(domain: Domain, fields: Sequence[bytes | int]) -> ReceiptId:
+    """Return the id of the receipt with these fields, in the order of the struct, addresses as 20 bytes.
+
+    Twice as fast as `receipt_digest`, for those who read many; lengths are the caller's to know.
+    """
+    return ReceiptId(domain.digest(_RECEIPT.hash_exact(*fields)))
 
 
 def consent_digest(domain: Domain, account: Address, spent: int) -> bytes:

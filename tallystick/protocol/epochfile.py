@@ -22,9 +22,12 @@ from mmap import mmap
 from struct import Struct, error
 from typing import Any, Final
 
-from tallystick.protocol.eip712 import BadField, Domain, receipt_digest
-from tallystick.protocol.hashing import keccak256
-from tallystick.protocol.ids import Address, ReceiptId, address_bytes, to_hex
+from msgspec.structs import astuple
+
+from tallystick.protocol.eip712 import BadField, Domain, receipt_digest, receipt_digest_of
+from tallystick.protocol.hashing import keccak256_of
+from tallystick.protocol.ids import Address, address_bytes, to_hex
+from tallystick.protocol.receipt_ids import ReceiptIds
 from tallystick.protocol.receipts import Receipt, SignedReceipt
 from tallystick.protocol.rendering import receipt_to_json
 from tallystick.protocol.rows import CHARGE_HAS_CONSENT, BadRow, Row, pack_row, unpack_row
@@ -34,6 +37,7 @@ VERSION: Final = 1
 PAID_BY_TREASURY: Final = 1
 """Flag of a receipt that its account does not pay for: the answer it is a part of failed."""
 MAX_REASON_BYTES: Final = 2000
+_HASHED_AT_ONCE: Final = 1 << 20
 
 _HEADER: Final = Struct(">16sHQ20sQIIIIIQ")
 _CHUNK: Final = Struct(">II")
@@ -104,7 +108,7 @@ class EpochFile:
     """A decoded file; receipts are read from its bytes when they are asked for."""
 
     rows: EpochRows
-    receipt_ids: tuple[ReceiptId, ...]
+    receipt_ids: ReceiptIds
     hash: bytes
     _records: memoryview = field(repr=False)
 
@@ -141,16 +145,23 @@ def encode_epoch(rows: EpochRows, receipts: Iterable[EpochReceipt], receipt_coun
         raise BadEpochFile(f"{count} receipts came where {receipt_count} were announced")
 
 
-def decode_epoch(data: bytes) -> EpochFile:
+def decode_epoch(data: bytes | mmap) -> EpochFile:
     """Return what is in a file, once its sizes, its order and the ids of its receipts are right.
 
-    Raises BadEpochFile. It does not check signatures, nor the rows against the receipts.
+    `data` may be a mapped file. Raises BadEpochFile. It does not check signatures, nor the rows against the
+    receipts.
     """
     reader = _Reader(data)
     rows, receipts = _read_rows(reader)
     records = reader.take(receipts * _RECEIPT.size)
     reader.end()
-    return EpochFile(rows, _receipt_ids(rows.domain, records), keccak256(data), records)
+    return EpochFile(rows, _receipt_ids(rows.domain, records), epoch_hash(data), records)
+
+
+def epoch_hash(data: bytes | mmap) -> bytes:
+    """Return the hash of a file, which may be mapped."""
+    whole = memoryview(data)
+    return keccak256_of(whole[at : at + _HASHED_AT_ONCE] for at in range(0, len(whole), _HASHED_AT_ONCE))
 
 
 def page_to_json(data: bytes | mmap, file_hash: bytes, first: int, limit: int) -> dict[str, Any]:
@@ -273,8 +284,7 @@ def _pack_set_aside(item: SetAside) -> bytes:
 
 def _pack_receipt(receipt: EpochReceipt) -> bytes:
     fields = [
-        address_bytes(value) if isinstance(value, str) else value
-        for value in (getattr(receipt.signed.receipt, name) for name in Receipt.__struct_fields__)
+        address_bytes(value) if isinstance(value, str) else value for value in astuple(receipt.signed.receipt)
     ]
     if len(receipt.signed.signature) != 65:
         raise BadEpochFile(f"a signature of {len(receipt.signed.signature)} bytes")
@@ -290,19 +300,18 @@ def _read_receipt(records: memoryview, index: int) -> EpochReceipt:
     return EpochReceipt(SignedReceipt(receipt=Receipt(**fields), signature=signature), flags)
 
 
-def _receipt_ids(domain: Domain, records: memoryview) -> tuple[ReceiptId, ...]:
-    ids: list[ReceiptId] = []
+def _receipt_ids(domain: Domain, records: memoryview) -> ReceiptIds:
+    ids = bytearray()
     last = b""
-    for index in range(len(records) // _RECEIPT.size):
-        receipt = _read_receipt(records, index)
-        receipt_id = receipt_digest(domain, receipt.signed.receipt)
+    for index, (*fields, _, flags) in enumerate(_RECEIPT.iter_unpack(records)):
+        receipt_id = receipt_digest_of(domain, fields)
         if receipt_id <= last:
             raise BadEpochFile(f"receipt {index} is not sorted by its id")
-        if receipt.flags & ~PAID_BY_TREASURY:
-            raise BadEpochFile(f"receipt {index} has unknown flags {receipt.flags}")
-        ids.append(receipt_id)
+        if flags & ~PAID_BY_TREASURY:
+            raise BadEpochFile(f"receipt {index} has unknown flags {flags}")
+        ids += receipt_id
         last = receipt_id
-    return tuple(ids)
+    return ReceiptIds(bytes(ids))
 
 
 def _check(rows: EpochRows) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 class Hasher(Protocol):
     """A keccak256 that takes its input in pieces."""
 
-    def update(self, data: bytes, /) -> object:
+    def update(self, data: bytes | memoryview, /) -> object:
         """Take the next piece."""
 
     def digest(self) -> bytes:
@@ -35,7 +35,7 @@ def keccak256(data: bytes) -> bytes:
     return new_keccak256(data).digest()
 
 
-def keccak256_of(pieces: Iterable[bytes]) -> bytes:
+def keccak256_of(pieces: Iterable[bytes | memoryview]) -> bytes:
     """Return keccak256 of the pieces joined, without joining them."""
     hasher = new_keccak256(b"")
     for piece in pieces:

@@ -58,7 +58,7 @@ async def send(driver: ChainDriver, batch: Batch) -> bool:
     await driver.sender.broadcast(signed.raw)
     # Anvil takes a transaction first and mines it a moment later.
     async with asyncio.timeout(60):
-        while (outcome := await driver.sender.outcome(signed.hash)) is None:
+        while (outcome := await driver.sender.outcome(signed.hash)) is None:  # noqa: ASYNC110 - the chain tells nobody
             await asyncio.sleep(0.02)
     return outcome.succeeded
 

@@ -1,6 +1,8 @@
 """An epoch's file: one layout for one content, and nothing else is taken for one."""
 
 from dataclasses import replace
+from mmap import ACCESS_READ, mmap
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +98,17 @@ def test_a_file_comes_back_as_it_was_written_and_only_in_one_layout(
         file.hash == keccak256(data) == keccak256_of(encode_epoch(rows, given_receipts, len(given_receipts)))
     )
     assert encoded(file.rows, list(file.receipts())) == data
+
+
+def test_a_mapped_file_is_read_as_its_bytes_are(tmp_path: Path) -> None:
+    data = encoded(*vector_samples.epoch())
+    path = tmp_path / "epoch"
+    path.write_bytes(data)
+    with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        found = decode_epoch(mapped)
+        assert found == decode_epoch(data)
+        assert list(found.receipts()) == list(decode_epoch(data).receipts())
+        del found
 
 
 @settings(max_examples=300, deadline=None)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.protocol.hashing import keccak256
-from tallystick.protocol.merkle import EMPTY, Proof, receipt_tree, verify
+from tallystick.protocol.merkle import BLOCK, EMPTY, Proof, receipt_crown, receipt_tree, verify
 from tests.unit.tallystick.protocol.builders import bytes32
 
 some_ids = st.lists(bytes32, min_size=1, max_size=70)
@@ -117,3 +117,38 @@ def test_a_million_receipts_take_seconds() -> None:
     tree = receipt_tree(ids)
     assert time.process_time() - started < 15
     assert verify(tree.root, ids[777_777], tree.proof(777_777))
+
+
+def numbered_ids(count: int) -> list[bytes]:
+    return [keccak256(number.to_bytes(8, "big")) for number in range(count)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 1_000, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 1, 5_000])
+def test_a_crown_proves_what_its_tree_proves(count: int) -> None:
+    ids = numbered_ids(count)
+    tree, crown = receipt_tree(ids), receipt_crown(iter(ids), count)
+    assert (crown.root, crown.count) == (tree.root, count)
+    for index in {0, 1, BLOCK - 1, BLOCK, count // 2, count - 2, count - 1}:
+        if 0 <= index < count:
+            block = crown.block(index)
+            assert crown.proof(index, ids[block.start : block.stop]) == tree.proof(index)
+    with pytest.raises(IndexError):
+        crown.block(count)
+
+
+def test_a_crown_is_a_thousandth_of_its_tree() -> None:
+    ids = numbered_ids(20 * BLOCK)
+    tree, crown = receipt_tree(ids), receipt_crown(ids, len(ids))
+    assert sum(map(len, crown.levels)) * 500 < sum(map(len, tree.levels))
+
+
+def test_a_crown_wants_the_ids_that_were_announced_and_a_proof_those_of_its_block() -> None:
+    ids = numbered_ids(BLOCK + 5)
+    crown = receipt_crown(ids, len(ids))
+    for count in (BLOCK + 4, BLOCK + 6):
+        with pytest.raises(ValueError, match="announced"):
+            receipt_crown(ids, count)
+    with pytest.raises(ValueError, match="block"):
+        crown.proof(BLOCK, ids[:BLOCK])
+    with pytest.raises(ValueError, match="32 bytes"):
+        receipt_crown([bytes(31)], 1)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tallystick.protocol.eip712 import sign_receipt
-from tallystick.protocol.ids import to_address, to_bytes32, to_hex
+from tallystick.protocol.ids import ReceiptId, to_address, to_bytes32, to_hex
+from tallystick.protocol.receipt_ids import ReceiptIds
 from tallystick.protocol.receipts import (
     Receipt,
     SignedReceipt,
@@ -85,3 +86,20 @@ def test_ids_are_read_in_one_form_only() -> None:
     for hash_ in ("", "0x", "ab" * 31, "0x" + "ab " * 32, "0x0x" + "ab" * 31):
         with pytest.raises(ValueError, match="32 bytes"):
             to_bytes32(hash_)
+
+
+def test_joined_ids_are_the_sequence_of_their_ids() -> None:
+    ids = [ReceiptId(bytes([number]) * 32) for number in range(1, 8)]
+    joined = ReceiptIds(b"".join(ids))
+    assert (len(joined), list(joined), joined[0], joined[-1]) == (7, ids, ids[0], ids[-1])
+    assert joined[2:5] == ids[2:5]
+    assert joined == tuple(ids)
+    assert joined != tuple(ids[:-1])
+    assert [one in joined for one in (ids[3], bytes(32), b"\xff" * 32, ids[3][:31], "no id")] == [
+        True,
+        *[False] * 4,
+    ]
+    assert ids[0] not in ReceiptIds(b"")
+    for beyond in (7, -8):
+        with pytest.raises(IndexError):
+            joined[beyond]
