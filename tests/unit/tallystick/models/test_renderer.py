@@ -1,10 +1,12 @@
 """Strangers' templates and tokenizers cannot take the coordinator's time or memory, nor each other's."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,16 @@ async def test_a_tokenizer_that_runs_riot_ends_alone_and_rests(
     assert riot._child is None
     assert await fair.encode("the tally stick") == ids
     assert pid_of(fair) == pid
+
+
+async def test_a_model_that_is_slow_again_and_again_rests(renderer: Renderer) -> None:
+    slow = renderer.of(
+        with_template("{% for a in range(9999) %}" + "{% set b = a * a %}" * 60 + "{% endfor %}")
+    )
+    with contextlib.suppress(BadTemplate):
+        for _ in range(1000):
+            await slow.chat(HELLO)
+    assert slow._standing.is_resting(time.monotonic())
 
 
 async def test_a_model_that_does_not_answer_holds_up_nobody(renderer: Renderer, tmp_path: Path) -> None:
