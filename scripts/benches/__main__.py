@@ -13,6 +13,7 @@ BENCHES = {
     "crash": "a thousand kills of a coordinator under load: each charge stays, none doubles, no hold is left",
     "engine": "tokens per second of the built-in engine, alone and in company",
     "settlement": "an epoch put together and settled: time, memory and gas, and how they grow with receipts",
+    "gateway": "requests and tokens a second of one process on one core, beside LiteLLM and Portkey",
     "soak": "an hour of mixed load: memory, file handles, connections and latency stay flat",
 }
 """Their modules here have the same names, and are imported only when they are asked for: some load torch."""
