@@ -15,7 +15,8 @@ from eth_account import Account as EthAccount
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 
-Role = Literal["operator", "node"]
+Role = Literal["operator", "node", "node.next"]
+"""`node.next` is the key that takes the node's place in a rotation."""
 
 
 class KeyUnavailable(Exception):

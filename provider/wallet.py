@@ -104,17 +104,28 @@ class Operator:
         standing = await self.standing()
         if (missing := stake - standing.staked) > 0:
             steps += await self._stake_steps(secret, NanoUsd(missing))
-        if standing.node_status != "active":
-            domain = Domain(chain_id=self._config.chain_id, contract=self._config.stake)
-            consent = node_key.sign_digest(
-                node_consent_digest(domain, self._config.operator, node_key.address)
-            )
-            steps.append(
-                Step(f"add node {node_key.address}", self.stake.prepare("addNode", node_key.address, consent))
-            )
+        steps += await self.add_node_steps(node_key)
         if new := await self._undeclared(models):
             steps.append(Step(f"declare {len(new)} model(s)", self.stake.prepare("declareModels", new)))
         return steps
+
+    async def add_node_steps(self, node_key: SigningKey) -> list[Step]:
+        """Return the call that adds a node with its consent; none if it is active already."""
+        if await self._is_active(node_key.address):
+            return []
+        domain = Domain(chain_id=self._config.chain_id, contract=self._config.stake)
+        consent = node_key.sign_digest(node_consent_digest(domain, self._config.operator, node_key.address))
+        call = self.stake.prepare("addNode", node_key.address, consent)
+        return [Step(f"add node {node_key.address}", call)]
+
+    async def remove_node_steps(self, nodes: Sequence[Address]) -> list[Step]:
+        """Return the calls that remove those of `nodes` that are active."""
+        active = [node for node in nodes if await self._is_active(node)]
+        return [Step(f"remove node {node}", self.stake.prepare("removeNode", node)) for node in active]
+
+    async def _is_active(self, node: Address) -> bool:
+        _, status = await self.stake.read("operatorOf", node)
+        return STATUS[status] == "active"
 
     def claim_step(self) -> Step:
         """Return the call that pays out what was earned and settled."""

@@ -38,7 +38,8 @@ def list_nodes(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def suspend(address: Address, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Give a node no new jobs, from a second or so on. What it runs it finishes, and is paid for.
 
-    With an operator's address all nodes that it has shown so far; one that it adds later is not among them.
+    With an operator's address all nodes that it has shown so far. A new node of an operator whose nodes are
+    all suspended begins so.
 
     Example: tallystick nodes suspend 0x70997970C51812dc3A010C7d01b50e0d17dc79C8
     """

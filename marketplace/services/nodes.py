@@ -123,6 +123,8 @@ class NodeService:
             row = session.get(NodeRow, node.address)
             if row is None:
                 row = NodeRow(address=node.address, operator=node.operator, first_seen=now, last_seen=now)
+                # A new key is no way out of a suspension.
+                row.suspended = queries.is_operator_suspended(session, node.operator)
             row.operator, row.last_seen = node.operator, now
             row.region, row.hardware, row.software = hello.region, hello.hardware, hello.software
             session.add(row)

@@ -2,7 +2,7 @@
 
 import typer
 
-from provider.commands import doctor, earnings, leave, run, setup, terms
+from provider.commands import doctor, earnings, leave, rotate, run, setup, terms
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -11,5 +11,5 @@ app = typer.Typer(
     epilog="Three commands to the first paid job:  tallystick provider init  ·  register  ·  run     "
     "(doctor says what is missing)",
 )
-for part in (setup.app, doctor.app, run.app, terms.app, earnings.app, leave.app):
+for part in (setup.app, doctor.app, run.app, terms.app, earnings.app, rotate.app, leave.app):
     app.registered_commands += part.registered_commands

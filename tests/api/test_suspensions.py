@@ -7,7 +7,10 @@ from typing import Any
 import openai
 import pytest
 from openai import OpenAI
+from sqlalchemy.orm import Session
 
+from marketplace.storage.queries import nodes
+from marketplace.storage.tables import NodeRow
 from tests.api.asking import ask
 from tests.api.test_operator import run
 from tests.support.nodes import key_of
@@ -67,3 +70,18 @@ def test_a_suspended_node_gets_no_jobs_and_stays_connected(server: Server, clien
     assert (line["suspended"], line["operator"]) == (True, OPERATOR.address)
     run(server, "nodes", "resume", who)
     until(lambda: not asked(client, openai.InternalServerError))
+
+
+def test_a_new_key_is_no_way_out_of_a_suspension(server: Server) -> None:
+    operator, first, second = (key_of(number).address for number in (901, 902, 903))
+
+    def add(session: Session, address: str, suspended: bool) -> None:
+        session.add(
+            NodeRow(address=address, operator=operator, first_seen=1, last_seen=1, suspended=suspended)
+        )
+
+    assert server.read(lambda session: nodes.is_operator_suspended(session, operator)) is False
+    server.write(lambda session: add(session, first, True))
+    assert server.read(lambda session: nodes.is_operator_suspended(session, operator)) is True
+    server.write(lambda session: add(session, second, False))
+    assert server.read(lambda session: nodes.is_operator_suspended(session, operator)) is False

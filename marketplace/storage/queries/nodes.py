@@ -21,6 +21,12 @@ def suspended(session: Session) -> frozenset[str]:
     return frozenset(session.scalars(select(N.c.address).where(N.c.suspended.is_(True))))
 
 
+def is_operator_suspended(session: Session, operator: str) -> bool:
+    """Return whether an operator's nodes are suspended, all that it has shown."""
+    found = session.scalars(select(N.c.suspended).where(N.c.operator == operator)).all()
+    return bool(found) and all(found)
+
+
 def set_suspended(session: Session, address: str, suspended: bool) -> Sequence[str]:
     """Suspend or restore a node, or all that an operator has shown so far; return their addresses."""
     of = or_(N.c.address == address, N.c.operator == address)
