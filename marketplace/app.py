@@ -31,6 +31,7 @@ from marketplace.chain.evm import EvmChain
 from marketplace.chain.sender import EvmSender
 from marketplace.chain.stake import EvmStakeBook
 from marketplace.chain.times import ledger_times
+from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.epochs import EpochClock
 from marketplace.domain.errors import ChainUnavailable
 from marketplace.domain.history import History
@@ -49,7 +50,7 @@ from marketplace.services.choosing import Chooser
 from marketplace.services.consents import Consents
 from marketplace.services.deposits import ChainWatcher
 from marketplace.services.dispatch import Desk, DispatchRules
-from marketplace.services.goodwill import Goodwill
+from marketplace.services.goodwill import DAY_MS, Goodwill
 from marketplace.services.keys import KeyRing
 from marketplace.services.late import LateBook
 from marketplace.services.leases import WorkLease
@@ -71,12 +72,14 @@ from marketplace.services.transactions import Transactions
 from marketplace.settings import Settings
 from marketplace.storage.database import Database
 from marketplace.storage.ownership import sole_owner
+from marketplace.storage.queries import receipts
 from marketplace.transport.hub import ChainHead, HubRules, Identity, WebSocketHub
 from tallystick.deployment import BadDeployment, Deployment
 from tallystick.evm import Connection
 from tallystick.evm.connection import connected
-from tallystick.protocol.ids import ModelId
+from tallystick.protocol.ids import Address, ModelId
 from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.money import NanoUsd
 
 log = structlog.get_logger(__name__)
 
@@ -207,15 +210,16 @@ class Coordinator:
             rows_per_chunk=settings.rows_per_chunk,
             confirmations=settings.confirmations,
         )
-        till = Till(self.database, HoldTerms(settings.unsigned_allowance))
+        till = Till(self.database, HoldTerms(settings.unsigned_allowance, settings.unsigned_daily))
         taker = Taker(place.ledger_domain, self.side.key, settings.maturity_lag_ms, self.terms.promised_epoch)
+        self.goodwill = Goodwill(self.clock, settings.goodwill_daily)
         late = LateBook(
             till,
             taker,
             self.clock,
             block_number=self.height.number,
             tell=self.hub.tell,
-            goodwill=Goodwill(self.clock, settings.goodwill_daily),
+            goodwill=self.goodwill,
         )
         self.nodes.attach(self.hub, late)
         rules = DispatchRules(
@@ -333,6 +337,8 @@ class Coordinator:
     async def _open_treasury(self) -> None:
         owner, now = self.side.deployment.owner, self.clock.now_ms()
         await self.database.write(lambda session: ensure_treasury(session, owner, now))
+        paid = await self.database.read(lambda session: receipts.paid_by(session, TREASURY_ID, now - DAY_MS))
+        self.goodwill.restore((Address(operator), NanoUsd(int(amount))) for operator, amount in paid)
 
     def _application(self) -> FastAPI:
         routes = self._routes()

@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     unsigned_allowance_usd: Usd = Field(
         "0.05", description="How far a wallet may run ahead of what it authorized or signed for."
     )
+    unsigned_daily_usd: Usd = Field(
+        "25", description="What all wallets together may begin to run ahead of their signatures, in a day."
+    )
     signup_credit_usd: Usd = Field(
         "0", description="Credit of a new e-mail account, out of the treasury's deposit."
     )
@@ -169,6 +172,11 @@ class Settings(BaseSettings):
     def unsigned_allowance(self) -> NanoUsd:
         """In nano-dollars."""
         return parse_usd(self.unsigned_allowance_usd)
+
+    @cached_property
+    def unsigned_daily(self) -> NanoUsd:
+        """In nano-dollars."""
+        return parse_usd(self.unsigned_daily_usd)
 
     @cached_property
     def signup_credit(self) -> NanoUsd:

@@ -4,7 +4,8 @@
     ├── Refused        the caller can fix it (fewer tokens, another key, a deposit)
     │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, TooLarge, TooFast, KeyReused
     │   ├── Conflict           StillRunning, AlreadyDone
-    │   └── PaymentRequired    InsufficientBalance, KeyCapReached, ConsentNeeded
+    │   └── PaymentRequired    InsufficientBalance, KeyCapReached, ConsentNeeded,
+    │                          UnsignedBudgetSpent
     ├── Unavailable    try again later
     │   └── NoNode, NodesFailed, ChainUnavailable
     └── Broken         our bug; crash loudly
@@ -162,6 +163,18 @@ class ConsentNeeded(PaymentRequired):
         self.needed = needed
         self.authorized = authorized
         self.spent = spent
+
+
+class UnsignedBudgetSpent(PaymentRequired):
+    """As many wallets as may have begun today to run ahead of what they authorized or signed for."""
+
+    code = "unsigned_budget_spent"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This account has authorized nothing yet, and what the market lends to such accounts in a day is "
+            "lent. Authorize a part of your deposit: tallystick account authorize."
+        )
 
 
 class Unavailable(MarketError):

@@ -2,9 +2,11 @@
 
 Such a part costs its consumer nothing, so whoever is both consumer and node could ask itself, hand over, let
 the job fail, and be paid by the treasury for ever. The budget makes that worth next to nothing, and leaves
-honest operators, whose unfinished answers are few, untouched. It is kept in memory: a restart fills it.
+honest operators, whose unfinished answers are few, untouched. It is kept in memory; after a restart all that
+the books say was paid in the last day counts as used, so no restart gives anybody more.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from marketplace.domain.ports.clock import Clock
@@ -33,11 +35,21 @@ class Goodwill:
 
     def spend(self, operator: Address, amount: NanoUsd) -> bool:
         """Take `amount` out of the operator's budget; False, and nothing taken, if it is not there."""
-        now = self._clock.now_ms()
-        account = self._accounts.setdefault(operator, _Account(0, now))
-        account.used = max(0, account.used - self._daily * (now - account.at_ms))
-        account.at_ms = now
+        account = self._filled(operator, self._clock.now_ms())
         if account.used + amount * DAY_MS > self._daily * DAY_MS:
             return False
         account.used += amount * DAY_MS
         return True
+
+    def restore(self, paid: Iterable[tuple[Address, NanoUsd]]) -> None:
+        """Take what each operator was paid in the last day."""
+        now = self._clock.now_ms()
+        for operator, amount in paid:
+            self._filled(operator, now).used += min(amount, self._daily) * DAY_MS
+
+    def _filled(self, operator: Address, now: int) -> _Account:
+        """Return the operator's budget as it has filled up by `now` (ms)."""
+        account = self._accounts.setdefault(operator, _Account(0, now))
+        account.used = max(0, account.used - self._daily * (now - account.at_ms))
+        account.at_ms = now
+        return account

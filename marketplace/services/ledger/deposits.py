@@ -62,7 +62,8 @@ def undo_deposit(session: Session, address: Address, amount: NanoUsd, reference:
 def set_authorized(session: Session, address: Address, authorized: NanoUsd, now: int = 0) -> None:
     """Set the right that the chain has for the account; it falls only when it leaves with everything."""
     account = ensure_wallet(session, address, now)
-    accounts.change(session, account.id, authorized=authorized)
+    ahead = accounts.caught_up(authorized)
+    accounts.change(session, account.id, authorized=authorized, unsigned_since=ahead)
 
 
 def add_consent_key(session: Session, address: Address, key: Address, now: int = 0) -> None:
@@ -85,9 +86,9 @@ def drop_consent_key(session: Session, address: Address, key: Address) -> None:
 
 def store_consent(session: Session, account_id: str, spent: NanoUsd, signature: bytes) -> bool:
     """Keep a checked consent if it is for more than the last one; return whether it was."""
-    return accounts.change(
-        session, account_id, A.c.consented < spent, consented=spent, consent_signature=signature
-    )
+    values = {"consented": spent, "consent_signature": signature}
+    ahead = accounts.caught_up(spent)
+    return accounts.change(session, account_id, A.c.consented < spent, unsigned_since=ahead, **values)
 
 
 def note_withdrawal_request(

@@ -1,6 +1,7 @@
 """Holds: the most that a job can cost, set aside before it runs."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy.orm import Session
 
@@ -13,29 +14,35 @@ from marketplace.domain.errors import (
     KeyCapReached,
     MarketError,
     NotAuthenticated,
+    UnsignedBudgetSpent,
 )
 from marketplace.domain.jobs import AcceptedJob, JobState
 from marketplace.storage.queries import accounts, jobs, keys
 from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
 
+DAY_MS: Final = 86_400_000
+
 
 @dataclass(frozen=True, slots=True)
 class HoldTerms:
-    """How far a wallet may run ahead of its signatures, in nano-dollars."""
+    """How far a wallet may run ahead of its signatures, and all that begin to in a day; nano-dollars."""
 
     unsigned_allowance: NanoUsd
+    unsigned_daily: NanoUsd | None = None
+    """None: no bound. A wallet counts with its whole allowance until it has caught up, for a day at most."""
 
 
 def open_hold(session: Session, job: AcceptedJob, *, expires_at: int, terms: HoldTerms) -> None:
     """Set `job.hold` aside on the account and under the key's cap until `expires_at` (ms); store the job.
 
-    Raises InsufficientBalance, ConsentNeeded, KeyCapReached, Forbidden (the account is suspended, or may
-    not run jobs) or NotAuthenticated (the key is gone); nothing is held then. Refuses, never shrinks.
+    Raises InsufficientBalance, ConsentNeeded, UnsignedBudgetSpent, KeyCapReached, Forbidden (the account is
+    suspended, or may not run jobs) or NotAuthenticated (the key is gone); nothing is held then. Refuses,
+    never shrinks.
     """
     request = job.request
-    if not accounts.hold(session, request.account_id, job.hold, terms.unsigned_allowance):
-        raise _why_not(session, request.account_id, job.hold, terms)
+    if not accounts.hold(session, request.account_id, job.hold, 0):
+        _hold_unsigned(session, job, terms)
     if request.key_id and not keys.hold(
         session, request.key_id, request.account_id, job.hold, job.accepted_at_ms
     ):
@@ -55,6 +62,17 @@ def open_hold(session: Session, job: AcceptedJob, *, expires_at: int, terms: Hol
         accepted_at=job.accepted_at_ms,
         expires_at=expires_at,
     )
+
+
+def _hold_unsigned(session: Session, job: AcceptedJob, terms: HoldTerms) -> None:
+    """Hold what the account has no right to spend yet, within its allowance and the day's budget."""
+    account_id, now = job.request.account_id, job.accepted_at_ms
+    if not accounts.hold(session, account_id, job.hold, terms.unsigned_allowance):
+        raise _why_not(session, account_id, job.hold, terms)
+    if not accounts.begin_unsigned(session, account_id, now) or terms.unsigned_daily is None:
+        return
+    if accounts.unsigned_since(session, now - DAY_MS) * terms.unsigned_allowance > terms.unsigned_daily:
+        raise UnsignedBudgetSpent()
 
 
 def expire_holds(session: Session, now: int, limit: int = 1000) -> list[JobId]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, bindparam, case, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, case, func, null, or_, select, update
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
@@ -67,6 +67,21 @@ def hold(session: Session, account_id: str, amount: int, allowance: int) -> bool
     """Set `amount` aside if it is available and the account may be charged so much; return whether."""
     cursor = _hold.run(session, account_id=account_id, amount=amount, allowance=allowance)
     return bool(cursor.rowcount == 1)
+
+
+def begin_unsigned(session: Session, account_id: str, now: int) -> bool:
+    """Note that a wallet runs ahead of its right from now on; return False if it did already."""
+    return change(session, account_id, A.c.unsigned_since.is_(None), unsigned_since=now)
+
+
+def caught_up(right: int) -> ColumnElement[int | None]:
+    """Return what `unsigned_since` becomes when an account may be charged `right` in all."""
+    return case((A.c.spent <= right, null()), else_=A.c.unsigned_since)
+
+
+def unsigned_since(session: Session, since: int) -> int:
+    """Return how many wallets began to run ahead of their right after a time, and have not caught up."""
+    return int(session.scalar(select(func.count()).where(A.c.unsigned_since > since)) or 0)
 
 
 def settle_hold(session: Session, account_id: str, held: int, charge: int) -> None:

@@ -7,6 +7,7 @@ from sqlalchemy import bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from marketplace.storage.prepared import Prepared
+from marketplace.storage.queries.accounts import A
 from marketplace.storage.tables import ReceiptRow
 
 R = ReceiptRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
@@ -48,6 +49,17 @@ def for_attempt(session: Session, job_id: bytes, attempt: int) -> ReceiptRow | N
 def ids_of_job(session: Session, job_id: bytes) -> Sequence[bytes]:
     """Return the ids of a job's receipts, attempt by attempt."""
     return session.scalars(select(R.c.id).where(R.c.job_id == job_id).order_by(R.c.attempt)).all()
+
+
+def paid_by(session: Session, payer_id: str, since: int) -> Sequence[Any]:
+    """Return (operator's address, sum of the charges) of what an account paid after a time."""
+    statement = (
+        select(A.c.address, func.sum(R.c.charge))
+        .join_from(R, A, A.c.id == R.c.operator_id)
+        .where(R.c.payer_id == payer_id, R.c.taken_at > since)
+        .group_by(A.c.address)
+    )
+    return session.execute(statement).all()
 
 
 def charged_for_job(session: Session, job_id: bytes) -> int:

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import NodesFailed
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.goodwill import DAY_MS, Goodwill
+from marketplace.storage.queries import receipts
 from tallystick.protocol.frames import ReceiptRefused
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
@@ -57,3 +59,27 @@ async def test_an_operator_that_keeps_handing_over_to_nobody_drains_no_more_than
                     assert "budget" in refused.reason
         assert [receipt.charge for receipt in await stand.receipts()] == [2100, 2100]
         assert (await stand.account()).spent == 0
+        # A new process knows from the books what was paid.
+        paid = await stand.database.read(lambda session: receipts.paid_by(session, TREASURY_ID, 0))
+        assert [tuple(one) for one in paid] == [(ONE, 4200)]
+
+
+def test_a_restart_gives_nobody_more() -> None:
+    clock = ManualClock()
+    before, paid = Goodwill(clock, NanoUsd(1000)), []
+    for step in range(90):
+        clock.advance(DAY_MS // 40)
+        for operator, amount in ((ONE, 90), (TWO, step // 10)):
+            if before.spend(operator, NanoUsd(amount)):
+                paid.append((operator, NanoUsd(amount), clock.now_ms()))
+    after = Goodwill(clock, NanoUsd(1000))
+    since = clock.now_ms() - DAY_MS
+    after.restore((operator, amount) for operator, amount, at in paid if at > since)
+
+    def room(goodwill: Goodwill, operator: Address) -> int:
+        return sum(goodwill.spend(operator, NanoUsd(1)) for _ in range(1001))
+
+    assert room(after, ONE) <= room(before, ONE)
+    assert 500 < room(after, TWO) <= room(before, TWO)
+    clock.advance(DAY_MS)
+    assert room(after, ONE) == 1000

@@ -1,5 +1,7 @@
 """A hold sets aside the most that a job can cost, or is refused with the numbers."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy.orm import Session
 
@@ -9,10 +11,12 @@ from marketplace.domain.errors import (
     InsufficientBalance,
     KeyCapReached,
     NotAuthenticated,
+    UnsignedBudgetSpent,
 )
 from marketplace.services import ledger
 from marketplace.storage.queries import accounts, jobs, keys
-from tallystick.protocol.ids import JobId
+from marketplace.storage.tables import JobRow
+from tallystick.protocol.ids import JobId, to_address
 from tallystick.protocol.money import NanoUsd
 from tests.support.books import (
     ALICE,
@@ -133,3 +137,55 @@ def test_a_hold_that_ran_out_is_given_back(books: Session) -> None:
     assert job is not None
     assert (account.held, job.state, job.error) == (100_000, "failed", "expired")
     assert ledger.expire_holds(books, NOW + 10) == []
+
+
+DAY_MS = 86_400_000
+LENT = ledger.HoldTerms(unsigned_allowance=NanoUsd(100_000), unsigned_daily=NanoUsd(350_000))
+"""For three wallets and a half."""
+
+
+def borrow(books: Session, who: int, *, day: int = 0, amount: int = 40_000) -> None:
+    """Hold money of a wallet that has authorized nothing, under a daily budget."""
+    now = NOW + day * DAY_MS
+    address = to_address(f"0x{who:040x}")
+    if accounts.by_address(books, address) is None:
+        ledger.credit_deposit(books, address, NanoUsd(USD), f"deposit {who}", now)
+    number = len(books.query(JobRow).all())
+    job = replace(make_job(address, number=number, hold=amount), accepted_at_ms=now)
+    ledger.open_hold(books, job, expires_at=now + 60_000, terms=LENT)
+
+
+def test_many_wallets_together_run_ahead_no_further_than_the_days_budget(books: Session) -> None:
+    for who in (1, 2, 3):
+        borrow(books, who)
+        borrow(books, who)
+    with pytest.raises(UnsignedBudgetSpent, match="authorize"), undone(books):
+        borrow(books, 4)
+    refused = accounts.find(books, f"0x{4:040x}")
+    assert refused is None or refused.held == 0
+    with pytest.raises(ConsentNeeded), undone(books):
+        borrow(books, 1)
+    for who in (4, 5, 6):
+        borrow(books, who, day=1)
+    with pytest.raises(UnsignedBudgetSpent), undone(books):
+        borrow(books, 7, day=1)
+    held = sum(account.held for account in accounts.page(books, after="", limit=100))
+    assert held == 3 * 80_000 + 3 * 40_000
+
+
+def test_a_wallet_that_catches_up_makes_room_for_another(books: Session) -> None:
+    for who in (1, 2, 3):
+        borrow(books, who)
+    one, two = to_address(f"0x{1:040x}"), to_address(f"0x{2:040x}")
+    accounts.change(books, one, spent=500)
+    assert ledger.store_consent(books, one, NanoUsd(499), bytes(65))
+    with pytest.raises(UnsignedBudgetSpent), undone(books):
+        borrow(books, 4)
+    assert ledger.store_consent(books, one, NanoUsd(500), bytes(65))
+    borrow(books, 4)
+    ledger.set_authorized(books, two, NanoUsd(USD))
+    borrow(books, 5)
+    borrow(books, 2)
+    with pytest.raises(UnsignedBudgetSpent), undone(books):
+        borrow(books, 6)
+    accounts.change(books, one, spent=0)  # the books must add up after a test, and nothing was charged
