@@ -83,11 +83,22 @@ async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
     return answer
 
 
+def reply(line: bytes, handle: Handler) -> dict[str, Any]:
+    """Return the answer to one line; one that is no request, or asks what cannot be done, gets an `error`."""
+    try:
+        request = json.loads(line)
+        if not isinstance(request, dict):
+            raise ValueError("a request is a JSON object")
+        return handle(request)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return {"error": f"{error}"}
+
+
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, handle: Handler) -> None:
     try:
         try:
-            answer = handle(json.loads(await reader.readline()))
-        except (ValueError, KeyError, TypeError) as error:
+            answer = reply(await reader.readline(), handle)
+        except ValueError as error:  # a line beyond the reader's limit
             answer = {"error": f"{error}"}
         writer.write(json.dumps(answer).encode() + b"\n")
         await writer.drain()

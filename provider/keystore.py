@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from eth_account import Account as EthAccount
 
@@ -54,19 +54,34 @@ def load_key(home: Path, role: Role, passphrase: str) -> SigningKey:
 
 def load_secret(home: Path, role: Role, passphrase: str) -> bytes:
     """Return a stored key's 32 bytes. Raises KeyUnavailable, saying which file and why."""
-    path = key_path(home, role)
+    path, keystore = _read(home, role)
     try:
-        return bytes(EthAccount.decrypt(json.loads(path.read_text()), passphrase))
-    except FileNotFoundError as error:
-        raise KeyUnavailable(f"there is no {role} key at {path}") from error
+        return bytes(EthAccount.decrypt(keystore, passphrase))
     except ValueError as error:
         raise KeyUnavailable(f"the passphrase does not open {path}") from error
+    except (
+        Exception
+    ) as error:  # the library takes the file's form for granted and raises anything
+        raise KeyUnavailable(f"{path} is not an Ethereum keystore: {error!r}") from error
 
 
 def address_of(home: Path, role: Role) -> Address:
-    """Return a stored key's address, which needs no passphrase. Raises KeyUnavailable if there is none."""
+    """Return a stored key's address, which needs no passphrase. Raises KeyUnavailable, saying why."""
+    path, keystore = _read(home, role)
+    try:
+        return to_address("0x" + str(keystore["address"]).removeprefix("0x"))
+    except (KeyError, ValueError) as error:
+        raise KeyUnavailable(f"{path} does not say its address: {error!r}") from error
+
+
+def _read(home: Path, role: Role) -> tuple[Path, dict[str, Any]]:
     path = key_path(home, role)
     try:
-        return to_address("0x" + json.loads(path.read_text())["address"].removeprefix("0x"))
+        keystore = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise KeyUnavailable(f"there is no {role} key at {path}") from error
+    except (ValueError, RecursionError) as error:
+        raise KeyUnavailable(f"{path} is not an Ethereum keystore: {error}") from error
+    if not isinstance(keystore, dict):
+        raise KeyUnavailable(f"{path} is not an Ethereum keystore")
+    return path, keystore

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
+
 from tallystick.audit_secrets import audit_secret, audit_secret_hash
 from tallystick.evm import Artifact, Call, Connection, Contract, EvmError, Wallet, load_artifact
 from tallystick.protocol.eip712 import Domain
@@ -95,11 +97,13 @@ class Deployment:
     def load(cls, path: Path) -> "Deployment":
         """Return what the file says. Raises BadDeployment."""
         try:
-            content = json.loads(path.read_text())
-            for name in ("token", "ledger", "stake", "owner", "coordinator"):
-                content[name] = to_address(content[name])
-            return cls(**content)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            given = msgspec.json.decode(path.read_bytes(), type=cls)
+            if min(given.chain_id, given.epoch_length) < 1:
+                raise ValueError("the chain's id and the length of an epoch are at least 1")
+            names = ("token", "ledger", "stake", "owner", "coordinator")
+            addresses: dict[str, Any] = {name: to_address(getattr(given, name)) for name in names}
+            return replace(given, **addresses)
+        except (OSError, ValueError, RecursionError) as error:
             raise BadDeployment(f"{path} is no deployment file: {error}") from error
 
 

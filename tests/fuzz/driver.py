@@ -22,7 +22,7 @@ class Parser:
     """Something that reads from a stranger.
 
     `make` gives a damaged sample. `check` reads it, and returns whether it was taken, or refused in the
-    documented way; whatever it raises is a finding, also an AssertionError when what was taken does not encode
+    documented way. Whatever it raises is a finding, also an AssertionError if what was taken does not encode
     to the same.
     """
 
