@@ -17,7 +17,7 @@ import structlog
 from provider.config import ProviderConfig
 from provider.evidence import Evidence
 from provider.jobs import Bench
-from provider.link import Identity, LinkLost, LinkRefused, LinkSession, dial
+from provider.link import Identity, LinkLost, LinkRefused, LinkSession, dial, notices
 from provider.running import RunningJobs
 from provider.serving import ServedModel
 from provider.tally import Tally
@@ -159,6 +159,8 @@ class Agent:
             coordinator=session.challenge.coordinator,
             models=[model.name for model in self.models.values()],
         )
+        for notice in notices(session):
+            log.warning("notice", notice=notice)
         for kept in self.evidence.pending():
             log.info("receipt_sent_again", receipt=kept.id.hex())
             session.send(Finished(receipt=kept.signed, stop=kept.stop))

@@ -16,6 +16,7 @@ from tallystick.protocol.commitments import hello_digest
 from tallystick.protocol.frames import (
     BLOB_CHUNK_BYTES,
     MAX_MESSAGE_BYTES,
+    PROTOCOL_MINOR,
     PROTOCOL_VERSION,
     AnyFrame,
     BadFrame,
@@ -27,6 +28,8 @@ from tallystick.protocol.frames import (
     Welcome,
     decode_frames,
     encode_frames,
+    minor_of,
+    version_named,
 )
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
@@ -187,7 +190,12 @@ async def _shake_hands(
     first, *_ = await _receive(socket)
     if not isinstance(first, Challenge):
         raise LinkRefused(f"the coordinator began with {type(first).__name__}, not with a challenge")
-    _check_market(first, identity)
+    try:
+        _check_market(first, identity)
+    except LinkRefused as refused:
+        # The coordinator's operator should read it, too.
+        await socket.send_bytes(encode_frames([_goodbye(first, refused)]))
+        raise
     await socket.send_bytes(encode_frames([_hello(first, identity, models)]))
     answer, *rest = await _receive(socket)
     if not isinstance(answer, Welcome):
@@ -197,10 +205,7 @@ async def _shake_hands(
 
 def _check_market(challenge: Challenge, identity: Identity) -> None:
     if challenge.version != PROTOCOL_VERSION:
-        raise LinkRefused(
-            f"the coordinator speaks protocol {challenge.version} (software {challenge.software}), "
-            f"this agent {PROTOCOL_VERSION}; upgrade the older one"
-        )
+        raise _other_version(challenge.version, challenge.software)
     market = (challenge.chain_id, challenge.ledger, challenge.stake)
     expected = (identity.chain_id, identity.ledger, identity.stake)
     if market != expected:
@@ -210,6 +215,19 @@ def _check_market(challenge: Challenge, identity: Identity) -> None:
             f"the market's share is {challenge.fee_bps} basis points; this agent works for at most "
             f"{identity.max_fee_bps} (max_fee_bps in its configuration)"
         )
+
+
+def _other_version(theirs: int, software: str) -> LinkRefused:
+    older = "coordinator" if theirs < PROTOCOL_VERSION else "agent"
+    return LinkRefused(
+        f"the coordinator speaks protocol {theirs} (software {software}), this agent {PROTOCOL_VERSION}; "
+        f"upgrade the {older}"
+    )
+
+
+def _goodbye(challenge: Challenge, refused: LinkRefused) -> Goodbye:
+    code = "version" if challenge.version != PROTOCOL_VERSION else "market"
+    return Goodbye(code=code, message=str(refused), retry=False)
 
 
 def _hello(challenge: Challenge, identity: Identity, models: Sequence[ModelOffer]) -> Hello:
@@ -223,6 +241,7 @@ def _hello(challenge: Challenge, identity: Identity, models: Sequence[ModelOffer
         region=identity.region,
         hardware=identity.hardware,
         engine=identity.engine,
+        minor=PROTOCOL_MINOR,
     )
 
 
@@ -233,6 +252,9 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[AnyFrame]:
     try:
         frames = decode_frames(message.data)
     except BadFrame as error:
+        version = version_named(message.data)
+        if version is not None and version != PROTOCOL_VERSION:
+            raise _other_version(version, "unknown") from error
         raise LinkLost(f"the coordinator sent something that is not a frame: {error}") from error
     for frame in frames:
         if isinstance(frame, Goodbye):
@@ -240,6 +262,21 @@ async def _receive(socket: aiohttp.ClientWebSocketResponse) -> list[AnyFrame]:
     if not frames:
         raise LinkLost("the coordinator sent an empty message")
     return frames
+
+
+def notices(session: LinkSession) -> list[str]:
+    """Return what the agent's owner should read about a new connection."""
+    told = []
+    theirs = minor_of(session.challenge)
+    if theirs < PROTOCOL_MINOR:
+        told.append(
+            f"the coordinator speaks protocol {PROTOCOL_VERSION}.{theirs} (software "
+            f"{session.challenge.software}), this agent {PROTOCOL_VERSION}.{PROTOCOL_MINOR}: it works, "
+            "without what is new"
+        )
+    if session.welcome.notice:
+        told.append(session.welcome.notice)
+    return told
 
 
 def _websocket_url(url: str) -> str:

@@ -4,7 +4,15 @@ import os
 
 from marketplace.domain.ports.stake import NodeStake, StakeBook
 from tallystick.protocol.commitments import hello_digest
-from tallystick.protocol.frames import PROTOCOL_VERSION, Challenge, Goodbye, Hello, ModelOffer
+from tallystick.protocol.frames import (
+    PROTOCOL_MINOR,
+    PROTOCOL_VERSION,
+    Challenge,
+    Goodbye,
+    Hello,
+    ModelOffer,
+    minor_of,
+)
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import BadSignature, recover
 
@@ -35,6 +43,7 @@ def new_challenge(
         stake=stake,
         fee_bps=fee_bps,
         software=software,
+        minor=PROTOCOL_MINOR,
     )
 
 
@@ -45,11 +54,7 @@ async def check_hello(hello: Hello, challenge: Challenge, stakes: StakeBook) -> 
     offers beyond the limits; ChainUnavailable if the chain cannot tell.
     """
     if hello.version != challenge.version:
-        raise Rejected(
-            "version",
-            f"This coordinator speaks version {challenge.version}, the node {hello.version}: upgrade one.",
-            retry=False,
-        )
+        raise other_version(hello.version)
     if not is_signed(hello, challenge):
         raise Rejected(
             "signature", "The signature is not the node key's, or under another challenge.", retry=False
@@ -62,6 +67,27 @@ async def check_hello(hello: Hello, challenge: Challenge, stakes: StakeBook) -> 
     stake = await stakes.node_stake(hello.node)
     check_stake(hello.node, hello.operator, stake)
     return stake
+
+
+def other_version(theirs: int) -> Rejected:
+    """Return why a node of another protocol version may not come in."""
+    older = "node" if theirs < PROTOCOL_VERSION else "coordinator"
+    return Rejected(
+        "version",
+        f"This coordinator speaks protocol {PROTOCOL_VERSION}, the node {theirs}: upgrade the {older}.",
+        retry=False,
+    )
+
+
+def notice_for(hello: Hello) -> str:
+    """Return what to tell the owner of a node of an older minor version; empty for none."""
+    theirs = minor_of(hello)
+    if theirs >= PROTOCOL_MINOR:
+        return ""
+    return (
+        f"This node speaks protocol {PROTOCOL_VERSION}.{theirs}, the coordinator "
+        f"{PROTOCOL_VERSION}.{PROTOCOL_MINOR}. It works; upgrade it when you can."
+    )
 
 
 def is_signed(hello: Hello, challenge: Challenge) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from msgspec import UNSET
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from marketplace.domain.errors import ChainUnavailable
@@ -23,13 +24,30 @@ from marketplace.domain.ports.clock import Clock
 from marketplace.domain.ports.link import NodeWatcher
 from marketplace.domain.ports.stake import StakeBook
 from marketplace.transport.caps import Bucket
-from marketplace.transport.handshake import Rejected, check_hello, check_stake, new_challenge
+from marketplace.transport.handshake import (
+    Rejected,
+    check_hello,
+    check_stake,
+    new_challenge,
+    notice_for,
+    other_version,
+)
 from marketplace.transport.intake import Intake
 from marketplace.transport.outbox import Outbox, SlowReader
 from marketplace.transport.reader import Reader, receive_bytes
 from marketplace.transport.roster import Roster
 from marketplace.transport.session import Session
-from tallystick.protocol.frames import BadFrame, Challenge, Goodbye, Heartbeat, Hello, Welcome, decode_frames
+from tallystick.protocol.frames import (
+    PROTOCOL_VERSION,
+    BadFrame,
+    Challenge,
+    Goodbye,
+    Heartbeat,
+    Hello,
+    Welcome,
+    decode_frames,
+    version_named,
+)
 from tallystick.protocol.ids import Address
 
 log = structlog.get_logger(__name__)
@@ -175,13 +193,16 @@ class WebSocketHub(Roster):
         session = Session(
             hello, stake, self.history.of(hello.node), outbox, connected_at_ms=self._clock.now_ms()
         )
-        head = self._head()
+        head, notice = self._head(), notice_for(hello)
+        if notice:
+            log.warning("node_is_older", node=hello.node, software=hello.software, notice=notice)
         outbox.send(
             Welcome(
                 session=os.urandom(16),
                 heartbeat_ms=self._rules.heartbeat_ms,
                 block_number=head.block_number,
                 epoch=head.epoch,
+                notice=notice or UNSET,
             )
         )
         dismissed: asyncio.Future[Goodbye] = asyncio.get_running_loop().create_future()
@@ -207,11 +228,17 @@ class WebSocketHub(Roster):
     async def _receive_hello(self, websocket: WebSocket) -> Hello:
         try:
             async with asyncio.timeout(self._rules.hello_timeout):
-                frames = decode_frames(await receive_bytes(websocket))
+                message = await receive_bytes(websocket)
+            frames = decode_frames(message)
         except TimeoutError as error:
             raise Rejected("timeout", "No Hello came in time.", retry=True) from error
         except BadFrame as error:
+            version = version_named(message)
+            if version not in (None, PROTOCOL_VERSION):
+                raise other_version(version) from error
             raise Rejected("garbage", str(error)[:200], retry=False) from error
+        if len(frames) == 1 and isinstance(frames[0], Goodbye):
+            raise Rejected(frames[0].code[:40], f"The node left: {frames[0].message[:300]}", retry=False)
         if len(frames) != 1 or not isinstance(frames[0], Hello):
             raise Rejected("garbage", "The first message is one Hello.", retry=False)
         return frames[0]

@@ -3,6 +3,7 @@
     coordinator                     node
     Challenge            ──────▶
                          ◀──────    Hello (signs the challenge)
+                         ◀──────    or Goodbye, if the two do not fit
     Welcome | Goodbye    ──────▶
     BlobRequest          ──────▶                      (a tokenizer that the coordinator has not seen yet)
                          ◀──────    Blob …
@@ -20,12 +21,19 @@ from collections.abc import Sequence
 from typing import Annotated, Final
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from tallystick.protocol.ids import WireAddress, WireBytes32, WireSignature, WireU16, WireU32, WireU63
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import SignedReceipt
 
 PROTOCOL_VERSION: Final = 1
+"""Peers of another version do not understand each other."""
+PROTOCOL_MINOR: Final = 1
+"""Peers of another minor version do; the younger one does without what the older does not have.
+
+1: `minor` in Challenge and Hello, `notice` in Welcome, and a Goodbye of the node's in place of a Hello.
+"""
 MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 MAX_FRAMES: Final = 4096
 BLOB_CHUNK_BYTES: Final = 512 * 1024
@@ -49,6 +57,7 @@ class Challenge(Frame, tag="challenge", frozen=True, kw_only=True):
     stake: WireAddress
     fee_bps: WireU16
     software: str
+    minor: WireU32 | UnsetType = UNSET
 
 
 class ModelOffer(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,15 +84,17 @@ class Hello(Frame, tag="hello", frozen=True, kw_only=True):
     region: str = ""
     hardware: str = ""
     engine: str = ""
+    minor: WireU32 | UnsetType = UNSET
 
 
 class Welcome(Frame, tag="welcome", frozen=True, kw_only=True):
-    """The node is in; it sends a Heartbeat at least every `heartbeat_ms`."""
+    """The node is in; it sends a Heartbeat at least every `heartbeat_ms`. `notice` is for its owner."""
 
     session: bytes
     heartbeat_ms: WireU32
     block_number: WireU63
     epoch: WireU63
+    notice: str | UnsetType = UNSET
 
 
 class Goodbye(Frame, tag="goodbye", frozen=True, kw_only=True):
@@ -272,3 +283,24 @@ def decode_frames(message: bytes) -> list[AnyFrame]:
     if len(frames) > MAX_FRAMES:
         raise BadFrame(f"{len(frames)} frames in one message exceed the limit of {MAX_FRAMES}")
     return frames
+
+
+def minor_of(peer: Challenge | Hello) -> int:
+    """Return a peer's minor version; those of before there was any are 0."""
+    return 0 if peer.minor is UNSET else peer.minor
+
+
+def version_named(message: bytes) -> int | None:
+    """Return the version that a message's first frame names, also where nothing else of it is understood.
+
+    None if it names none.
+    """
+    try:
+        found = msgspec.msgpack.decode(message[:MAX_MESSAGE_BYTES])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        return None
+    match found:
+        case [{"version": int(version)}, *_] if not isinstance(version, bool):
+            return version
+        case _:
+            return None

@@ -22,6 +22,7 @@ from tallystick.protocol.frames import (
     Acknowledged,
     AnyFrame,
     Challenge,
+    Goodbye,
     Heartbeat,
     Hello,
     Job,
@@ -175,6 +176,8 @@ async def scripted_coordinator(
         await socket.send_bytes(encode_frames([asked]))
         try:
             (hello,) = decode_frames(await socket.receive_bytes())
+            if isinstance(hello, Goodbye):
+                return
             assert isinstance(hello, Hello)
             assert recover(hello_digest(asked), hello.signature) == hello.node
             await socket.send_bytes(encode_frames([welcome or a_welcome()]))
