@@ -22,8 +22,10 @@ from marketplace.domain.accounts import (
     PROMISE_KINDS,
     SPENDING_KINDS,
     TREASURY_ID,
+    AccountKind,
     EntryKind,
 )
+from marketplace.domain.jobs import JobState
 from marketplace.storage.queries import pruning
 from marketplace.storage.queries.accounts import A
 from marketplace.storage.queries.entries import E
@@ -37,14 +39,20 @@ Sums = Mapping[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that does not add up: whose it is, what it should be, and what it is (nano-dollars)."""
+    """Something that does not add up: whose it is, what it should be and what it is.
+
+    In nano-dollars, or in words (`detail`) where it is no amount.
+    """
 
     subject: str
     rule: str
-    expected: int
-    found: int
+    expected: int = 0
+    found: int = 0
+    detail: str = ""
 
     def __str__(self) -> str:
+        if self.detail:
+            return f"{self.subject}: {self.rule}: {self.detail}"
         expected, found = format_usd(NanoUsd(self.expected)), format_usd(NanoUsd(self.found))
         return f"{self.subject}: {self.rule}: expected ${expected}, found ${found}"
 
@@ -65,9 +73,11 @@ def audit_books(session: Session) -> Report:
         *_accounts_against_journal(session),
         *_accounts_against_receipts(session),
         *_accounts_against_holds(session),
+        *_kinds(session),
         *_orders(session),
         *_keys(session),
         *_jobs(session),
+        *_treasury(session),
         *_conservation(session),
     ]
     receipts, charged = session.execute(
@@ -119,6 +129,13 @@ def _accounts_against_holds(session: Session) -> Iterator[Finding]:
     yield from _compare(session, A.c.held, held, "held is its accepted jobs' holds")
 
 
+def _kinds(session: Session) -> Iterator[Finding]:
+    """An account on credit has no address; every other one has."""
+    is_odd = (A.c.kind == AccountKind.EMAIL.value) == A.c.address.is_not(None)
+    for account_id, kind in session.execute(select(A.c.id, A.c.kind).where(is_odd)):
+        yield Finding(account_id, "who has an address has no credit", detail=f"it is of the kind {kind!r}")
+
+
 def _orders(session: Session) -> Iterator[Finding]:
     """What may never exceed what."""
     pairs = [
@@ -151,7 +168,7 @@ def _keys(session: Session) -> Iterator[Finding]:
 
 
 def _jobs(session: Session) -> Iterator[Finding]:
-    """A job charges what its receipts charge its consumer, and never more than was held."""
+    """A job charges what its receipts charge its consumer, at most its hold, and nothing if it failed."""
     total = func.coalesce(func.sum(R.c.charge), 0)
     own = (R.c.job_id == J.c.id) & (R.c.payer_id == J.c.account_id)
     charged = select(total).where(own).scalar_subquery()
@@ -162,6 +179,18 @@ def _jobs(session: Session) -> Iterator[Finding]:
     beyond = select(J.c.id, J.c.charge, J.c.hold).where(J.c.charge > J.c.hold)
     for job_id, charge, hold in session.execute(beyond):
         yield Finding(f"job {job_id.hex()}", "the charge is at most the hold", hold, charge)
+
+    unpaid = select(J.c.id, J.c.charge).where(J.c.state != JobState.DONE.value, J.c.charge != 0)
+    for job_id, charge in session.execute(unpaid):
+        yield Finding(f"job {job_id.hex()}", "only an answer that is done is charged", 0, charge)
+
+
+def _treasury(session: Session) -> Iterator[Finding]:
+    """What rows charged the treasury is what the journal says that it advanced."""
+    advanced = _journal(session, {EntryKind.ADVANCE}).get(TREASURY_ID, 0)
+    settled = session.scalar(select(A.c.spent_settled).where(A.c.id == TREASURY_ID)) or 0
+    if settled != -advanced:
+        yield Finding(TREASURY_ID, "settled spending is its journal's advances", -advanced, settled)
 
 
 def _conservation(session: Session) -> Iterator[Finding]:

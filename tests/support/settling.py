@@ -77,13 +77,20 @@ class Town:
         return name
 
     async def work(
-        self, account_id: str, operator: int, charge: int, *, parts: int = 1, matures: bool = True
+        self,
+        account_id: str,
+        operator: int,
+        charge: int,
+        *,
+        parts: int = 1,
+        matures: bool = True,
+        key_id: str = "",
     ) -> None:
         """Let a node of an operator do a job for `charge` nano-dollars; it matures unless told not to."""
         self.jobs += 1
         now = self.clock.now_ms()
         payer = address(OWNER) if not account_id.startswith("0x") else account_id
-        base = books.make_job(account_id, number=self.jobs)
+        base = books.make_job(account_id, number=self.jobs, key_id=key_id)
         job = replace(
             base,
             request=replace(base.request, payer=payer),

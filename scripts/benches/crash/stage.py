@@ -119,9 +119,12 @@ class Stage:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            waiting = set(tasks)
+            while waiting:
+                # A cancellation that comes at the end of a wait is lost in Python 3.11, so it is repeated.
+                for task in waiting:
+                    task.cancel()
+                _, waiting = await asyncio.wait(waiting, timeout=2)
             for evidence in kept:
                 evidence.close()
 
