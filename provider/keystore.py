@@ -59,9 +59,7 @@ def load_secret(home: Path, role: Role, passphrase: str) -> bytes:
         return bytes(EthAccount.decrypt(keystore, passphrase))
     except ValueError as error:
         raise KeyUnavailable(f"the passphrase does not open {path}") from error
-    except (
-        Exception
-    ) as error:  # the library takes the file's form for granted and raises anything
+    except Exception as error:  # the library takes the file's form for granted and raises anything
         raise KeyUnavailable(f"{path} is not an Ethereum keystore: {error!r}") from error
 
 
