@@ -6,9 +6,9 @@ the properties below give them in nano-dollars. Times say their unit in the name
 
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tallystick.protocol.money import BPS, NanoUsd, parse_usd
@@ -39,6 +39,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on.")
     public_url: str = Field("", description="How others reach this coordinator; empty: from host and port.")
+    tls_cert: Path | None = Field(
+        None, description="Certificate chain (PEM) to serve https and wss with; none: plain, behind a proxy."
+    )
+    tls_key: Path | None = Field(None, description="The certificate's private key (PEM).")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line."
     )
@@ -143,6 +147,15 @@ class Settings(BaseSettings):
             raise ValueError(f"{url!r} is neither sqlite+pysqlite:///path nor postgresql+psycopg://…")
         return url
 
+    @model_validator(mode="after")
+    def _whole_tls(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together: set both, or none")
+        for path in (self.tls_cert, self.tls_key):
+            if path is not None and not path.is_file():
+                raise ValueError(f"{path} is not there; tls_cert and tls_key name PEM files")
+        return self
+
     @cached_property
     def books_url(self) -> str:
         """The database's URL, with its default."""
@@ -151,7 +164,8 @@ class Settings(BaseSettings):
     @cached_property
     def address(self) -> str:
         """How others reach this coordinator, without a slash at the end."""
-        return self.public_url.rstrip("/") or f"http://{self.host}:{self.port}"
+        scheme = "https" if self.tls_cert else "http"
+        return self.public_url.rstrip("/") or f"{scheme}://{self.host}:{self.port}"
 
     @cached_property
     def deployment_file(self) -> Path:

@@ -135,7 +135,9 @@ class Agent:
 
     async def _connection(self) -> None:
         """Hold one connection from dialling to its end. Raises LinkLost, LinkRefused."""
-        dialling = asyncio.create_task(dial(self.config.coordinator, self._identity, self._offers()))
+        dialling = asyncio.create_task(
+            dial(self.config.coordinator, self._identity, self._offers(), ca_file=self.config.ca_file)
+        )
         await _first_of(dialling, asyncio.create_task(self._leave.wait()))
         if dialling.cancelled():
             return

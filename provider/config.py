@@ -50,6 +50,8 @@ class ProviderConfig(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     operator: WireAddress
     node: WireAddress
     rpc_url: str = ""
+    ca_file: str = ""
+    """Certificates (PEM) to trust besides the system's, for a coordinator with one of its own."""
     region: str = ""
     max_fee_bps: int = 2000
     """The highest market's share the agent works for."""

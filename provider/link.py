@@ -12,6 +12,7 @@ from typing import Final
 
 import aiohttp
 
+from provider.trust import http_session
 from tallystick.protocol.commitments import hello_digest
 from tallystick.protocol.frames import (
     BLOB_CHUNK_BYTES,
@@ -153,12 +154,15 @@ def _batch(outgoing: deque[AnyFrame]) -> list[AnyFrame]:
     return batch
 
 
-async def dial(url: str, identity: Identity, models: Sequence[ModelOffer]) -> LinkSession:
+async def dial(
+    url: str, identity: Identity, models: Sequence[ModelOffer], *, ca_file: str = ""
+) -> LinkSession:
     """Connect to the coordinator whose API is at `url` and return the session.
 
-    Raises LinkLost if it cannot be reached or goes, LinkRefused if the two do not fit.
+    `ca_file` has certificates to trust besides the system's. Raises LinkLost if it cannot be reached or goes,
+    LinkRefused if the two do not fit.
     """
-    http = aiohttp.ClientSession()
+    http = http_session(ca_file)
     socket = None
     try:
         async with asyncio.timeout(HANDSHAKE_SECONDS):

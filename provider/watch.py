@@ -16,6 +16,7 @@ import structlog
 
 from provider.config import ProviderConfig
 from provider.evidence import Cheque, Evidence, Kept
+from provider.trust import http_session
 from provider.wallet import NoChain, Operator, operator_of
 from tallystick.evm import EvmError
 from tallystick.protocol.epochfile import BadEpochFile, decode_epoch
@@ -124,7 +125,7 @@ class Watch:
         """Check epochs for ever; what is wrong is logged as an error and kept."""
         while True:
             try:
-                async with operator_of(self._config) as operator, aiohttp.ClientSession() as http:
+                async with operator_of(self._config) as operator, http_session(self._config.ca_file) as http:
                     while True:
                         await self.check_new(operator, http)
                         await asyncio.sleep(POLL_SECONDS)

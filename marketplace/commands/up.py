@@ -110,6 +110,8 @@ async def _up(
                 app,
                 host=settings.host,
                 port=settings.port,
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
                 log_config=None,
                 access_log=False,
                 loop="uvloop",

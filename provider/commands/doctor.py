@@ -15,6 +15,7 @@ from provider.config import ProviderConfig, load_config
 from provider.engines.base import EngineError
 from provider.hardware import look
 from provider.keystore import KeyUnavailable, load_secret
+from provider.trust import trusted
 from provider.wallet import NoChain, Operator, Standing, operator_of
 from tallystick.commands.checks import Check, document, table
 from tallystick.commands.console import AsJson, foreseen, show
@@ -71,7 +72,7 @@ async def _look(what: str, find: Callable[[], Awaitable[str]], advice: str) -> C
 
 
 async def _coordinator(config: ProviderConfig) -> str:
-    async with httpx.AsyncClient(timeout=15) as http:
+    async with httpx.AsyncClient(timeout=15, verify=trusted(config.ca_file)) as http:
         told = (await http.get(f"{config.coordinator.rstrip('/')}/market")).raise_for_status().json()
     place = (int(told["chain_id"]), told["contracts"]["ledger"].lower())
     if place != (config.chain_id, config.ledger):

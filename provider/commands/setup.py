@@ -14,6 +14,7 @@ from provider.commands.sending import confirm_and_send, with_transactions
 from provider.config import DEFAULT_PRICE, FILE_NAME, ModelConfig, ProviderConfig, load_config, save_config
 from provider.engines.base import EngineError
 from provider.keystore import import_key, key_path, load_secret, make_key
+from provider.trust import trusted
 from provider.wallet import Operator, operator_of
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
 from tallystick.models.manifest import canonical_json, model_id
@@ -64,6 +65,9 @@ def init(
     rpc_url: Annotated[
         str, typer.Option(help="A node of the chain (the coordinator's, on a local market).")
     ] = "",
+    ca_file: Annotated[
+        str, typer.Option(help="Certificates (PEM) to trust besides the system's, for a coordinator's own.")
+    ] = "",
     operator_key: Annotated[
         str, typer.Option(help="Import this operator key (hex) instead of making one.", hidden=True)
     ] = "",
@@ -95,7 +99,7 @@ def init(
         ),
     )
     terms.prices()
-    market = _market(coordinator)
+    market = _market(coordinator, ca_file)
     words = passphrase(passphrase_file, confirm=True)
     operator = (
         import_key(home, "operator", to_bytes32(operator_key), words)
@@ -112,6 +116,7 @@ def init(
         node=make_key(home, "node", words),
         rpc_url=rpc_url or market.get("rpc_url") or "",
         region=region,
+        ca_file=ca_file,
         models=[terms],
     )
     save_config(home, config)
@@ -188,9 +193,9 @@ async def _check_means(operator: Operator, config: ProviderConfig, wanted: NanoU
         )
 
 
-def _market(coordinator: str) -> dict[str, Any]:
+def _market(coordinator: str, ca_file: str) -> dict[str, Any]:
     try:
-        answer = httpx.get(f"{coordinator.rstrip('/')}/market", timeout=15)
+        answer = httpx.get(f"{coordinator.rstrip('/')}/market", timeout=15, verify=trusted(ca_file))
         answer.raise_for_status()
         told: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError) as error:

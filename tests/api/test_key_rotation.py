@@ -163,5 +163,9 @@ def test_an_epoch_on_its_way_is_finished_by_the_old_key_first(
 def rotate(where: Server | Path, owner_key: Path | None, code: int = 0) -> Any:
     """Run the command, as the owner's machine or another one does."""
     given = [] if owner_key is None else ["--owner-key", str(owner_key), "--yes"]
-    environment = {"TALLYSTICK_COORDINATOR_KEY": "key", "TALLYSTICK_CONFIRMATIONS": "0"}
+    environment = {
+        "TALLYSTICK_COORDINATOR_KEY": "key",
+        "TALLYSTICK_CONFIRMATIONS": "0",
+        "TALLYSTICK_LONGEST_WAIT_EPOCHS": "0",
+    }
     return run(where, "coordinator", "rotate-key", *given, code=code, **environment)

@@ -64,3 +64,18 @@ def test_every_setting_says_what_it_is() -> None:
 def test_a_password_is_not_in_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TALLYSTICK_SMTP_URL", "smtp://me:hunter2@mail.example")
     assert "hunter2" not in repr(Settings())
+
+
+def test_a_certificate_comes_with_its_key_and_makes_the_address_https(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    monkeypatch.setenv("TALLYSTICK_TLS_CERT", str(cert))
+    with pytest.raises(ValidationError, match="belong together"):
+        Settings()
+    monkeypatch.setenv("TALLYSTICK_TLS_KEY", str(key))
+    with pytest.raises(ValidationError, match="is not there"):
+        Settings()
+    cert.touch()
+    key.touch()
+    assert Settings().address == "https://127.0.0.1:8080"
