@@ -14,7 +14,9 @@ BENCHES = {
     "engine": "tokens per second of the built-in engine, alone and in company",
     "settlement": "an epoch put together and settled: time, memory and gas, and how they grow with receipts",
     "gateway": "requests and tokens a second of one process on one core, beside LiteLLM and Portkey",
+    "fuzz": "damaged samples of everything that strangers send, through every parser",
     "soak": "an hour of mixed load: memory, file handles, connections and latency stay flat",
+    "start": "from command to answer: a coordinator with a million receipts, an agent with a warm cache",
 }
 """Their modules here have the same names, and are imported only when they are asked for: some load torch."""
 

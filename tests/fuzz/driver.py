@@ -87,7 +87,7 @@ def run(parser: Parser, seed: int, cases: int) -> Outcome:
 def run_case(parser: Parser, seed: str, outcome: Outcome) -> None:
     """Run one case; the same seed is the same case."""
     sample = parser.make(Mutator(seed))
-    began = time.thread_time()
+    began = time.process_time()
     try:
         taken = parser.check(sample)
     except (KeyboardInterrupt, SystemExit):
@@ -96,7 +96,7 @@ def run_case(parser: Parser, seed: str, outcome: Outcome) -> None:
         what = f"{type(error).__name__}: {str(error)[:200]}"
         outcome.note(Finding(parser.name, seed, what, _where(error), _shown(sample)))
         return
-    spent = time.thread_time() - began
+    spent = time.process_time() - began
     outcome.cpu_seconds += spent
     outcome.slowest = max(outcome.slowest, spent)
     if spent > MOST_CPU_SECONDS:
