@@ -1,0 +1,46 @@
+"""Where tests kill the coordinator; together these are all of its fail points."""
+
+KILLED_UNDER_LOAD = (
+    "dispatch.hold_opened:20",
+    "books.orphans_released",
+    "dispatch.before_capture:10",
+    "dispatch.late_taken",
+    "dispatch.captured:10",
+    "dispatch.told:10",
+    "leases.taken:2",
+    "books.group_ran:60",
+    "books.group_committed:60",
+    "deposits.before_fresh:2",
+    "deposits.after_fresh:2",
+    "deposits.before_confirmed:2",
+    "deposits.after_confirmed:2",
+    "deposits.requests_corrected:2",
+    "maturity.some_matured:3",
+    "maturity.holds_expired",
+    "acknowledgements.stored:2",
+    "acknowledgements.sent",
+    "settlement.receipts_assigned",
+    "settlement.sealed",
+    "settlement.file_staged",
+    "settlement.file_written",
+    "settlement.published",
+    "settlement.sending",
+    "transactions.stored",
+    "transactions.broadcast",
+    "transactions.broadcast_again",
+    "transactions.marked",
+    "settlement.before_close",
+    "settlement.closed",
+    "dispatch.before_release",
+    "dispatch.released",
+)
+"""In a process of its own, with clients, nodes and a chain that live on."""
+KILLED_ELSEWHERE = (
+    "deposits.rewound",
+    "settlement.amended",
+    "transactions.stored_again",
+    "transactions.bid_more",
+    "catalog.file_staged",
+    "catalog.file_stored",
+)
+"""What needs more than load: a reorganisation, money that leaves, a chain that stands still, a new model."""
