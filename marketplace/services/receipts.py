@@ -9,7 +9,7 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
-from marketplace.domain.errors import NotFound
+from marketplace.domain.errors import Broken, NotFound
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs, Inclusion
 from marketplace.storage.database import Database
@@ -67,8 +67,11 @@ class ReceiptBook:
         if found is None:
             return None
         place, epoch = found
-        file = await asyncio.to_thread(self._files.load, epoch.file_hash)
-        return _from_file(receipt_id, file.receipt(place.leaf), place)
+        only = range(place.leaf, place.leaf + 1)
+        ((found_id, receipt),) = await asyncio.to_thread(self._files.receipts, epoch.file_hash, only)
+        if found_id != receipt_id:
+            raise Broken(f"the file of epoch {epoch.number} has another receipt at {place.leaf}")
+        return _from_file(receipt_id, receipt, place)
 
     async def of_account(self, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptView]:
         """Return up to `limit` receipts that an account pays for, the oldest first."""

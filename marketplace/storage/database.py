@@ -79,6 +79,11 @@ class Database:
             raise Unavailable(f"The database cannot be opened: {error}") from error
         return cls(writer, open_reader(url))
 
+    @property
+    def url(self) -> str:
+        """Where it is, as `open` takes it; with the password, so not for logs."""
+        return self._reader.url.render_as_string(hide_password=False)
+
     async def write(self, work: Callable[[Session], T]) -> T:
         """Return what `work` returns, once what it wrote is durable.
 

@@ -26,7 +26,7 @@ from msgspec.structs import astuple
 
 from tallystick.protocol.eip712 import BadField, Domain, receipt_digest, receipt_digest_of
 from tallystick.protocol.hashing import keccak256_of
-from tallystick.protocol.ids import Address, address_bytes, to_hex
+from tallystick.protocol.ids import Address, ReceiptId, address_bytes, to_hex
 from tallystick.protocol.receipt_ids import ReceiptIds
 from tallystick.protocol.receipts import Receipt, SignedReceipt
 from tallystick.protocol.rendering import receipt_to_json
@@ -45,6 +45,9 @@ _ROW_BYTES: Final = 32
 _CONSENT: Final = Struct(">Q32s32s")
 _SET_ASIDE: Final = Struct(">B32sH")
 _RECEIPT: Final = Struct(">32sI32s20s20s32s32s32s32s32sIIIBI32s32sQQHQQQ32s65sB")
+
+RECEIPT_BYTES: Final = _RECEIPT.size
+"""What a receipt takes in a file."""
 
 
 class BadEpochFile(ValueError):
@@ -162,6 +165,21 @@ def epoch_hash(data: bytes | mmap) -> bytes:
     """Return the hash of a file, which may be mapped."""
     whole = memoryview(data)
     return keccak256_of(whole[at : at + _HASHED_AT_ONCE] for at in range(0, len(whole), _HASHED_AT_ONCE))
+
+
+def receipts_between(data: bytes | mmap, places: range) -> list[tuple[ReceiptId, EpochReceipt]]:
+    """Return the receipts at consecutive places of a file with their ids, reading only its rows and them.
+
+    Raises BadEpochFile, also if the file has no such places.
+    """
+    reader = _Reader(data)
+    rows, count = _read_rows(reader)
+    records = reader.take(count * _RECEIPT.size)
+    reader.end()
+    if not 0 <= places.start <= places.stop <= count:
+        raise BadEpochFile(f"the file has {count} receipts, none from {places.start} to {places.stop}")
+    found = [_read_receipt(records, index) for index in places]
+    return [(receipt_digest(rows.domain, one.signed.receipt), one) for one in found]
 
 
 def page_to_json(data: bytes | mmap, file_hash: bytes, first: int, limit: int) -> dict[str, Any]:

@@ -115,6 +115,11 @@ def receipt_crown(receipt_ids: Iterable[bytes], count: int) -> Crown:
     return Crown(count, _root(count, levels[-1]), tuple(levels))
 
 
+def root_of(receipt_ids: Sequence[bytes]) -> bytes:
+    """Return the root of the tree over `receipt_ids` without holding the tree."""
+    return receipt_crown(receipt_ids, len(receipt_ids)).root
+
+
 def verify(root: bytes, receipt_id: bytes, proof: Proof) -> bool:
     """Return whether `proof` shows `receipt_id` under `root`; a malformed proof is a wrong one."""
     if not 0 <= proof.index < proof.count < 2**64 or len(receipt_id) != _HASH:

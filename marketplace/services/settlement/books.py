@@ -18,13 +18,12 @@ from tallystick.protocol.money import NanoUsd
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Who is due by the books, how the treasury stands, and the receipts that are in no epoch yet."""
+    """Who is due by the books, and how the treasury stands."""
 
     debtors: Sequence[Debtor]
     creditors: Sequence[Creditor]
     treasury: Account
     sums: queries.Sums
-    receipt_ids: Sequence[bytes]
 
     @property
     def addresses(self) -> list[Address]:
@@ -57,7 +56,6 @@ def read_snapshot(session: Session, rules: RowRules, now: int) -> Snapshot:
         creditors=[_creditor(row) for row in queries.creditors(session, rules.row_threshold, waited_since)],
         treasury=treasury,
         sums=queries.sums(session),
-        receipt_ids=queries.unassigned_receipts(session),
     )
 
 

@@ -3,18 +3,19 @@
 import asyncio
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from Crypto.Hash import keccak
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import Broken
 from marketplace.domain.ports.chain import FaultKind
 from marketplace.services.settlement.rows import sent_rows
-from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import settlement as queries
 from marketplace.storage.tables import EpochRow, SettlementRow
@@ -31,26 +32,39 @@ from tallystick.protocol.epochfile import (
     SetAside,
     decode_epoch,
     encode_epoch,
+    receipts_between,
 )
-from tallystick.protocol.ids import Address
+from tallystick.protocol.hashing import new_keccak256
+from tallystick.protocol.ids import Address, ReceiptId
 from tallystick.protocol.keys import to_compact
+from tallystick.protocol.merkle import Crown
 from tallystick.protocol.receipts import SignedReceipt
 from tallystick.protocol.rows import CHARGE_HAS_CONSENT, Row
 
 RECEIPTS_A_READ: Final = 2_000
+PIECES_AT_ONCE: Final = 500
+_decode_crown = msgspec.msgpack.Decoder(Crown).decode
 _decode = msgspec.msgpack.Decoder(SignedReceipt).decode
 
 
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A file that is written whole, under a passing name, and the hash of its bytes."""
+
+    path: Path
+    hash: bytes
+
+
 class EpochFiles:
-    """A folder of epoch files."""
+    """A folder of epoch files, and of the crowns of their trees."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._loaded: EpochFile | None = None
 
     def path(self, file_hash: bytes) -> Path:
         """Return where the file with this hash is, if it is there."""
-        return self._folder / file_hash.hex()
+        return self.folder / file_hash.hex()
 
     def has(self, file_hash: bytes) -> bool:
         """Return whether the file is there."""
@@ -60,50 +74,89 @@ class EpochFiles:
         """Return what a file says. Raises Broken if it is not there or damaged."""
         if self._loaded is not None and self._loaded.hash == file_hash:
             return self._loaded
+        path = self.path(file_hash)
         try:
-            loaded = decode_epoch(self.path(file_hash).read_bytes())
+            loaded = decode_epoch(_mapped(path))
             if loaded.hash != file_hash:
                 raise BadEpochFile("its hash is another one")
-        except (OSError, BadEpochFile) as error:
-            path = self.path(file_hash)
+        except (OSError, ValueError) as error:
             raise Broken(f"the epoch file {path} is needed and cannot be used: {error}") from error
         # Who asks for one receipt of an old epoch often asks for the next.
         self._loaded = loaded
         return loaded
 
+    def receipts(self, file_hash: bytes, places: range) -> list[tuple[ReceiptId, EpochReceipt]]:
+        """Return the receipts at consecutive places with their ids, reading no more of the file than them.
+
+        The file's hash is not checked: the ids are made of the receipts, and the caller knows ids or root.
+        Raises Broken if the file is not there or has no such places.
+        """
+        path = self.path(file_hash)
+        try:
+            return receipts_between(_mapped(path), places)
+        except (OSError, ValueError) as error:
+            raise Broken(f"the epoch file {path} is needed and cannot be used: {error}") from error
+
     def write(self, pieces: Iterable[bytes]) -> bytes:
         """Store a file, durably and whole or not at all; return its hash."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        fresh = self._folder / f"{os.getpid()}.new"
-        digest = keccak.new(digest_bits=256)
-        with fresh.open("wb") as file:
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
+        return self.keep(self.stage(pieces))
+
+    def stage(self, pieces: Iterable[bytes]) -> Staged:
+        """Write a file under a passing name, durably; `keep` gives it its own."""
+        staged, digest = self.passing("epoch"), new_keccak256(b"")
+        source = iter(pieces)
+        with staged.open("wb") as file:
+            while some := b"".join(islice(source, PIECES_AT_ONCE)):
+                digest.update(some)
+                file.write(some)
             file.flush()
             os.fsync(file.fileno())
-        file_hash = digest.digest()
+        return Staged(staged, digest.digest())
+
+    def keep(self, staged: Staged) -> bytes:
+        """Put a staged file where it is looked for; return its hash."""
         reach("settlement.file_staged")
-        fresh.replace(self.path(file_hash))
+        staged.path.replace(self.path(staged.hash))
         self._sync_folder()
-        return file_hash
+        return staged.hash
+
+    def passing(self, what: str) -> Path:
+        """Return the name of a file of this process that will not stay."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder / f"{what}-{os.getpid()}.new"
+
+    def crown(self, root: bytes) -> Crown | None:
+        """Return the crown of the tree with this root, if it was kept."""
+        try:
+            crown = _decode_crown((self.folder / f"{root.hex()}.crown").read_bytes())
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        return crown if crown.root == root else None
+
+    def keep_crown(self, crown: Crown) -> None:
+        """Keep a crown; without it, it is made anew from all of the tree's receipts."""
+        path = self.passing("crown")
+        path.write_bytes(msgspec.msgpack.encode(crown))
+        path.replace(self.folder / f"{crown.root.hex()}.crown")
 
     def _sync_folder(self) -> None:
-        descriptor = os.open(self._folder, os.O_RDONLY)
+        descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
 
 
-async def publish(database: Database, files: EpochFiles, domain: Domain, epoch: EpochRow) -> bytes:
-    """Write the epoch's file out of the books and return its hash; the same books give the same file."""
+def _mapped(path: Path) -> mmap:
+    """Return a file's content without reading it. Raises OSError, ValueError for an empty one."""
+    with path.open("rb") as file:
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
 
-    def work(session: Session) -> bytes:
-        rows = file_rows(domain, epoch, queries.rows_of(session, epoch.number))
-        return files.write(encode_epoch(rows, _receipts(session, epoch.number), epoch.receipt_count))
 
-    return await database.read(work)
+def file_pieces(session: Session, domain: Domain, epoch: EpochRow) -> Iterator[bytes]:
+    """Give an epoch's file out of the books; the same books give the same file."""
+    rows = file_rows(domain, epoch, queries.rows_of(session, epoch.number))
+    return encode_epoch(rows, _receipts(session, epoch.number), epoch.receipt_count)
 
 
 async def read_file(files: EpochFiles, file_hash: bytes) -> bytes:

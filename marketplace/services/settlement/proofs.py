@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,9 +10,10 @@ from marketplace.services.settlement.files import EpochFiles
 from marketplace.storage.database import Database
 from marketplace.storage.queries import settlement as queries
 from marketplace.storage.tables import EpochRow
-from tallystick.protocol.merkle import Proof, Tree, receipt_tree
+from tallystick.protocol.merkle import Crown, Proof, receipt_crown
 
-TREES_KEPT: Final = 4
+CROWNS_KEPT: Final = 64
+"""Each is a thousandth of its tree: 64 kB for a million receipts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +26,43 @@ class Inclusion:
 
 
 class EpochProofs:
-    """Makes proofs for receipts of closed epochs, and keeps the trees of the last few that were asked for."""
+    """Makes proofs for receipts of closed epochs out of the tree's crown and the ids of one block."""
 
     def __init__(self, database: Database, files: EpochFiles | None = None) -> None:
-        """`files` are needed for epochs whose receipts were pruned."""
+        """`files` keep the crowns, and are needed for epochs whose receipts were pruned."""
         self._database = database
         self._files = files
-        self._trees: OrderedDict[int, Tree] = OrderedDict()
+        self._crowns: OrderedDict[int, Crown] = OrderedDict()
 
     async def inclusion(self, epoch: int, leaf: int) -> Inclusion | None:
         """Return the proof for the receipt at place `leaf` of an epoch, or None while it is not closed."""
         row = await self._database.read(lambda session: queries.epoch(session, epoch))
         if row is None or row.state != "closed":
             return None
-        tree = await self._tree(row)
-        return Inclusion(epoch, row.receipts_root, tree.proof(leaf))
+        crown = await self._crown(row)
+        ids = await self._ids(row, crown.block(leaf))
+        return Inclusion(epoch, row.receipts_root, crown.proof(leaf, ids))
 
-    async def _tree(self, row: EpochRow) -> Tree:
-        epoch = row.number
-        if epoch not in self._trees:
-            ids = await self._database.read(lambda session: queries.receipt_ids_of(session, epoch))
-            if len(ids) != row.receipt_count and self._files is not None:
-                # Some were pruned; the file has them all.
-                ids = (await asyncio.to_thread(self._files.load, row.file_hash)).receipt_ids
-            self._trees[epoch] = await asyncio.to_thread(receipt_tree, ids)
-        self._trees.move_to_end(epoch)
-        while len(self._trees) > TREES_KEPT:
-            self._trees.popitem(last=False)
-        return self._trees[epoch]
+    async def _crown(self, row: EpochRow) -> Crown:
+        crown = self._crowns.get(row.number)
+        if crown is None and self._files is not None:
+            crown = await asyncio.to_thread(self._files.crown, row.receipts_root)
+        if crown is None:
+            ids = await self._ids(row, range(row.receipt_count))
+            crown = await asyncio.to_thread(receipt_crown, ids, row.receipt_count)
+            if self._files is not None:
+                await asyncio.to_thread(self._files.keep_crown, crown)
+        self._crowns[row.number] = crown
+        self._crowns.move_to_end(row.number)
+        while len(self._crowns) > CROWNS_KEPT:
+            self._crowns.popitem(last=False)
+        return crown
+
+    async def _ids(self, row: EpochRow, places: range) -> Sequence[bytes]:
+        number = row.number
+        ids = await self._database.read(lambda session: queries.receipt_ids_between(session, number, places))
+        if len(ids) == len(places) or self._files is None:
+            return ids
+        # Some were pruned; the file has them all.
+        found = await asyncio.to_thread(self._files.receipts, row.file_hash, places)
+        return [receipt_id for receipt_id, _ in found]

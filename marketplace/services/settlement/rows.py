@@ -1,7 +1,6 @@
 """Rows between their three forms: planned lines, stored rows, and batches for the Ledger."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from marketplace.domain.epochs import Line
 from marketplace.domain.ports.chain import Batch, Charge, Closing, Consent, FaultKind, Payout
@@ -61,8 +60,8 @@ def sent_rows(rows: Sequence[SettlementRow]) -> list[SettlementRow]:
     return [row for row in rows if row.set_aside is None]
 
 
-def batches(epoch: EpochRow, rows: Sequence[SettlementRow]) -> list[Batch]:
-    """Return the epoch's transactions; the last brings the closing."""
+def chunk_batch(epoch: EpochRow, chunk: int, rows: Sequence[SettlementRow]) -> Batch:
+    """Return the transaction for a chunk, whose rows come in their order; the last brings the closing."""
     closing = Closing(
         receipts_root=epoch.receipts_root,
         receipt_count=epoch.receipt_count,
@@ -70,13 +69,7 @@ def batches(epoch: EpochRow, rows: Sequence[SettlementRow]) -> list[Batch]:
         audit_secret=epoch.audit_secret,
         next_audit_secret_hash=audit_secret_hash(epoch.next_audit_secret),
     )
-    ordered = sorted(sent_rows(rows), key=lambda row: (row.chunk, row.position))
-    parts = {chunk: list(part) for chunk, part in groupby(ordered, key=lambda row: row.chunk)}
-    last = epoch.chunks - 1
-    return [
-        batch(epoch.number, chunk, parts.get(chunk, []), closing if chunk == last else None)
-        for chunk in range(epoch.chunks)
-    ]
+    return batch(epoch.number, chunk, rows, closing if chunk == epoch.chunks - 1 else None)
 
 
 def batch(epoch: int, chunk: int, rows: Sequence[SettlementRow], closing: Closing | None) -> Batch:

@@ -8,12 +8,13 @@ from typing import Final
 from sqlalchemy.orm import Session
 
 from marketplace.domain.epochs import Line, Plan, plan_rows
-from marketplace.domain.ports.chain import Chain, ChainAccount, Fault, FaultKind, LedgerState
+from marketplace.domain.ports.chain import Batch, Chain, ChainAccount, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
 from marketplace.services.settlement.books import Snapshot, read_snapshot
 from marketplace.services.settlement.rows import batch, chunked, stored_row
 from marketplace.services.settlement.terms import SettlementTerms
+from marketplace.services.settlement.workshop import Planted, Workshop
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import settlement as queries
@@ -21,7 +22,6 @@ from marketplace.storage.tables import EpochRow, SettlementRow
 from tallystick.audit_secrets import audit_secret_hash
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
-from tallystick.protocol.merkle import receipt_tree
 from tallystick.protocol.money import NanoUsd
 
 RECEIPTS_A_WRITE: Final = 1_000
@@ -42,13 +42,20 @@ class Sealer:
     """Makes epochs. One runs at a time, under the lease."""
 
     def __init__(
-        self, database: Database, chain: Chain, clock: Clock, terms: SettlementTerms, key: SigningKey
+        self,
+        database: Database,
+        chain: Chain,
+        clock: Clock,
+        terms: SettlementTerms,
+        key: SigningKey,
+        workshop: Workshop,
     ) -> None:
         self._database = database
         self._chain = chain
         self._clock = clock
         self._terms = terms
         self._key = key
+        self._workshop = workshop
 
     async def seal(self, number: int, ledger: LedgerState) -> EpochRow | None:
         """Put epoch `number` together and store it; None if nothing is due. Raises ChainUnavailable."""
@@ -62,9 +69,9 @@ class Sealer:
         if draft is None or draft.plan.is_empty:
             return None
         _report(number, draft.plan)
-        tree = await asyncio.to_thread(receipt_tree, snapshot.receipt_ids)
-        await self._assign(number, snapshot.receipt_ids)
-        rows, chunks = self._rows(number, draft)
+        tree = await self._workshop.plant()
+        await self._assign(number, tree)
+        rows, chunks = await asyncio.to_thread(self._rows, number, draft)
         epoch = EpochRow(
             number=number,
             state="sealed",
@@ -86,7 +93,7 @@ class Sealer:
         aside: dict[Place, tuple[Line, str]] = {}
         on_chain = await self._chain.accounts(snapshot.addresses)
         while True:
-            plan = self._plan(snapshot, on_chain, aside, now)
+            plan = await asyncio.to_thread(self._plan, snapshot, on_chain, aside, now)
             found = await self._objection(number, plan)
             if found is None:
                 return Draft(plan, aside)
@@ -116,15 +123,10 @@ class Sealer:
         later chunks are simulated as if they came first; payouts depend on what is in the pool, which the
         plan has balanced.
         """
-        rows, chunks = chunked(number, plan.charges, plan.payouts, size=self._terms.rows_per_chunk)
         lines = {(FaultKind.CHARGE, one.address): one for one in plan.charges}
         lines |= {(FaultKind.PAYOUT, one.address): one for one in plan.payouts}
-        for chunk in range(chunks):
-            part = [row for row in rows if row.chunk == chunk]
-            if chunk:
-                part = [row for row in part if row.kind == FaultKind.CHARGE]
-            simulated = batch(number, 0, part, None)
-            fault = await self._chain.simulate(simulated) if part else None
+        for simulated in await asyncio.to_thread(self._trials, number, plan):
+            fault = await self._chain.simulate(simulated)
             match fault:
                 case None:
                     continue
@@ -136,16 +138,25 @@ class Sealer:
                     return fault, None
         return None
 
-    async def _assign(self, number: int, receipt_ids: Sequence[bytes]) -> None:
-        """Give the receipts their places. Until the epoch is stored they are free for the next try."""
-        for first in range(0, len(receipt_ids), RECEIPTS_A_WRITE):
-            part = receipt_ids[first : first + RECEIPTS_A_WRITE]
+    def _trials(self, number: int, plan: Plan) -> list[Batch]:
+        """Return the batches that are simulated."""
+        rows, chunks = chunked(number, plan.charges, plan.payouts, size=self._terms.rows_per_chunk)
+        parts: list[list[SettlementRow]] = [[] for _ in range(chunks)]
+        for row in rows:
+            if row.chunk == 0 or row.kind == FaultKind.CHARGE:
+                parts[row.chunk].append(row)
+        return [batch(number, 0, part, None) for part in parts if part]
 
-            def work(session: Session, first: int = first, part: Sequence[bytes] = part) -> None:
-                queries.assign_receipts(session, number, first, part)
+    async def _assign(self, number: int, tree: Planted) -> None:
+        """Give the receipts their places. Until the epoch is stored they are free for the next try."""
+        for first, page in tree.pages(RECEIPTS_A_WRITE):
+
+            def work(session: Session, first: int = first, page: Sequence[bytes] = page) -> None:
+                queries.assign_receipts(session, number, first, page)
 
             await self._database.write(work)
             reach("settlement.receipts_assigned")
+        tree.clear()
 
     def _rows(self, number: int, draft: Draft) -> tuple[list[SettlementRow], int]:
         plan = draft.plan

@@ -12,7 +12,7 @@ from marketplace.domain.ports.chain import BatchRefused, Chain, Fault, FaultKind
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
 from marketplace.services.settlement.books import read_snapshot
-from marketplace.services.settlement.rows import batches, chunked, line_of, sent_rows
+from marketplace.services.settlement.rows import chunk_batch, chunked, line_of, sent_rows
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.transactions import Transactions
 from marketplace.storage.database import Database
@@ -61,13 +61,12 @@ class Courier:
 
     async def send(self, epoch: EpochRow, chunk: int) -> None:
         """Bring chunk `chunk` one step further; the Ledger says how many it has. Raises ChainUnavailable."""
-        rows = await self._database.read(lambda session: queries.rows_of(session, epoch.number))
-        whole = batches(epoch, rows)
-        if chunk >= len(whole):
-            alarm("epoch_has_no_such_chunk", epoch=epoch.number, chunk=chunk, chunks=len(whole))
+        if chunk >= epoch.chunks:
+            alarm("epoch_has_no_such_chunk", epoch=epoch.number, chunk=chunk, chunks=epoch.chunks)
             return
+        rows = await self._database.read(lambda session: queries.rows_of_chunk(session, epoch.number, chunk))
         try:
-            await self._transactions.push(purpose(epoch.number, chunk), whole[chunk])
+            await self._transactions.push(purpose(epoch.number, chunk), chunk_batch(epoch, chunk, rows))
         except BatchRefused as refused:
             await self._amend(epoch, chunk, refused.fault)
 

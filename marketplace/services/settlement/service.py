@@ -2,15 +2,17 @@
 
 import structlog
 from prometheus_client import Counter, Gauge
+from sqlalchemy.orm import Session
 
 from marketplace.domain.ports.chain import Chain, ChainBlock
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
-from marketplace.services.settlement.closing import close_epoch
-from marketplace.services.settlement.files import EpochFiles, publish
+from marketplace.services.settlement.closing import close_epoch, mark_rows
+from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.sealing import Sealer
 from marketplace.services.settlement.sending import Courier, purpose
 from marketplace.services.settlement.terms import SettlementTerms
+from marketplace.services.settlement.workshop import MANY, Workshop
 from marketplace.services.transactions import Transactions
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
@@ -37,14 +39,18 @@ class Settlement:
         files: EpochFiles,
         terms: SettlementTerms,
         key: SigningKey,
+        *,
+        many: int = MANY,
     ) -> None:
+        """Epochs of `many` receipts or more are put together by a process of their own."""
         self._database = database
         self._chain = chain
         self._transactions = transactions
         self._clock = clock
         self._files = files
         self._terms = terms
-        self._sealer = Sealer(database, chain, clock, terms, key)
+        self._workshop = Workshop(database, files, terms.domain, many=many)
+        self._sealer = Sealer(database, chain, clock, terms, key, self._workshop)
         self._courier = Courier(database, chain, transactions, clock, terms)
         self._looked_at = -1
         self._seen_closed: dict[int, int] = {}
@@ -94,7 +100,7 @@ class Settlement:
         alarm("closed_epoch_lost", epoch=last.number, transactions=sent)
 
     async def _publish(self, epoch: EpochRow) -> None:
-        file_hash = await publish(self._database, self._files, self._terms.domain, epoch)
+        file_hash = await self._workshop.publish(epoch)
         reach("settlement.file_written")
         await self._change(epoch, state="published", file_hash=file_hash)
         reach("settlement.published")
@@ -114,6 +120,7 @@ class Settlement:
             gas_used += 0 if earlier is None else earlier[1].gas_used
         now = self._clock.now_ms()
         reach("settlement.before_close")
+        await self._mark(epoch)
         await self._database.write(
             lambda session: close_epoch(
                 session, epoch.number, now=now, transaction=transaction, block=block, gas_used=gas_used
@@ -124,6 +131,17 @@ class Settlement:
         LAST_CLOSED.set(epoch.number)
         log.info("epoch_closed", epoch=epoch.number, block=block, gas_used=gas_used)
         return True
+
+    async def _mark(self, epoch: EpochRow) -> None:
+        """Enter what accounts were charged and credited, by chunks; the same again changes nothing."""
+        for chunk in range(epoch.chunks):
+
+            def work(session: Session, chunk: int = chunk) -> None:
+                mark_rows(
+                    session, queries.rows_of_chunk(session, epoch.number, chunk), sealed_at=epoch.sealed_at
+                )
+
+            await self._database.write(work)
 
     def _first_seen(self, epoch: EpochRow, head: ChainBlock) -> int:
         # The closing went through under a hash that was replaced in the books: wait from when it was noticed.

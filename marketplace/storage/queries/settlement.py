@@ -1,10 +1,22 @@
 """Statements about epochs: who is due, which receipts belong to an epoch, its rows, and how far it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Select,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
@@ -14,6 +26,10 @@ from marketplace.storage.tables import Account, EpochRow, ReceiptRow, Settlement
 P = EpochRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
 R = ReceiptRow.__table__  # type: ignore[attr-defined]
 S = SettlementRow.__table__  # type: ignore[attr-defined]
+
+
+_FEW_AT_A_TIME = {"yield_per": 10_000}
+"""So that a million rows are never held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +113,22 @@ def change_epoch(session: Session, number: int, **values: object) -> bool:
     return bool(result.rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult
 
 
-def unassigned_receipts(session: Session) -> Sequence[bytes]:
-    """Return the ids of matured receipts that are in no epoch that was put together, in order."""
+def unassigned_receipts(session: Session) -> Iterator[bytes]:
+    """Give the ids of matured receipts that are in no epoch that was put together, in order."""
+    yield from session.scalars(_unassigned(R.c.id).order_by("id"), execution_options=_FEW_AT_A_TIME)
+
+
+def count_unassigned(session: Session) -> int:
+    """Return how many ids `unassigned_receipts` gives."""
+    return session.scalar(select(func.count()).select_from(_unassigned(R.c.id).subquery())) or 0
+
+
+def _unassigned(column: Any) -> CompoundSelect[Any]:
     last = select(func.coalesce(func.max(P.c.number), -1)).scalar_subquery()
     # Two questions, each with an index of its own: joined by OR, SQLite would read every receipt there is.
-    never = select(R.c.id).where(R.c.matured.is_(True), R.c.epoch.is_(None))
-    not_yet = select(R.c.id).where(R.c.matured.is_(True), R.c.epoch.is_not(None), R.c.epoch > last)
-    return sorted(session.scalars(union_all(never, not_yet)).all())
+    never = select(column).where(R.c.matured.is_(True), R.c.epoch.is_(None))
+    not_yet = select(column).where(R.c.matured.is_(True), R.c.epoch.is_not(None), R.c.epoch > last)
+    return union_all(never, not_yet)
 
 
 def assign_receipts(session: Session, number: int, first_leaf: int, ids: Sequence[bytes]) -> None:
@@ -125,10 +150,29 @@ def receipt_ids_of(session: Session, number: int) -> Sequence[bytes]:
     return session.scalars(select(R.c.id).where(R.c.epoch == number).order_by(R.c.leaf)).all()
 
 
+def receipt_ids_between(session: Session, number: int, places: range) -> Sequence[bytes]:
+    """Return the ids at consecutive places of an epoch's tree, of those receipts that are in the books."""
+    is_there = (R.c.epoch == number) & (R.c.leaf >= places.start) & (R.c.leaf < places.stop)
+    return session.scalars(select(R.c.id).where(is_there).order_by(R.c.leaf)).all()
+
+
 def rows_of(session: Session, number: int) -> Sequence[SettlementRow]:
     """Return an epoch's rows in the order in which they are sent; the set-aside ones are among them."""
     order = (S.c.chunk, S.c.kind, S.c.position, S.c.address)
     statement = select(SettlementRow).where(S.c.epoch == number).order_by(*order)
+    return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
+def rows_of_chunk(session: Session, number: int, chunk: int) -> Sequence[SettlementRow]:
+    """Return the rows that are sent with one transaction of an epoch, in their order."""
+    in_it = (S.c.epoch == number) & (S.c.chunk == chunk) & S.c.set_aside.is_(None)
+    statement = select(SettlementRow).where(in_it).order_by(S.c.position)
+    return session.scalars(statement.execution_options(populate_existing=True)).all()
+
+
+def rows_of_account(session: Session, number: int, account_id: str) -> Sequence[SettlementRow]:
+    """Return the rows of an epoch that are one account's."""
+    statement = select(SettlementRow).where(S.c.epoch == number, S.c.account_id == account_id)
     return session.scalars(statement.execution_options(populate_existing=True)).all()
 
 
