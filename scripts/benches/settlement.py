@@ -158,7 +158,7 @@ def _share(run: Found, gas_price: float, ether: float) -> Figure:
     dollars = run["gas"] * gas_price * 1e-9 * ether
     moved = run["moved"] / 1e9
     return Figure(
-        f"gas as a share of the ${moved:,.0f} moved, at {gas_price} gwei, ${ether:,.0f} an ether, rows from $1",
+        f"gas, share of the ${moved:,.0f} moved, at {gas_price} gwei, ${ether:,.0f} an ether, rows from $1",
         f"{dollars / moved:.4%} (${dollars:,.2f})",
     )
 

@@ -26,7 +26,7 @@ _TERMS = replace(
     epoch_length=EPOCH_SECONDS,
     settlement_lag=EPOCH_SECONDS,
     thaw=4 * EPOCH_SECONDS,
-    bond_release=9 * EPOCH_SECONDS,
+    bond_release=14 * EPOCH_SECONDS,
     unbonding=4 * EPOCH_SECONDS,
 )
 _CALLS_A_REQUEST: Final = 500
@@ -85,6 +85,10 @@ class BenchChain:
     async def end_epoch(self) -> None:
         """Let the running epoch end."""
         await self._send([("evm_increaseTime", [hex(EPOCH_SECONDS)]), ("anvil_mine", ["0x1"])])
+
+    async def tick(self) -> None:
+        """Make a block every second from now on."""
+        await self._send([("evm_setAutomine", [False]), ("evm_setIntervalMining", [1])])
 
     async def _remember(self) -> None:
         (self._snapshot,) = await self._send([("evm_snapshot", [])])

@@ -150,7 +150,7 @@ async def settle_one(folder: Path, deployment: Deployment) -> dict[str, Any]:
             epoch = await database.read(queries.last_sealed)
             if epoch is None:
                 raise RuntimeError("nothing was settled")
-            await _prove(database, epoch, phases)
+            await _prove(database, files, epoch, phases)
         await connection.rpc("anvil_mine", hex(CONFIRMATIONS + 1))
         await watcher.poll()
         # A consent that was settled is a right on the chain, of which no event tells the books.
@@ -184,8 +184,8 @@ async def _settle(settlement: Settlement, database: Database, connection: Connec
     phases.end("send")
 
 
-async def _prove(database: Database, epoch: EpochRow, phases: Phases) -> None:
-    proofs = EpochProofs(database)
+async def _prove(database: Database, files: EpochFiles, epoch: EpochRow, phases: Phases) -> None:
+    proofs = EpochProofs(database, files)
     ids = await database.read(lambda session: queries.receipt_ids_of(session, epoch.number))
     for name, leaf in (("first proof", 0), ("next proof", epoch.receipt_count // 2)):
         phases.end("pause")
