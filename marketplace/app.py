@@ -239,6 +239,7 @@ class Coordinator:
             find_model=self.catalog.by_id,
             fee_bps=settings.fee_bps,
             has_bond_room=self.bond.has_bond_room,
+            accepts=settings.accept_jobs,
         )
 
     def _join_back_office(self) -> None:

@@ -109,6 +109,9 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='Other names of models, as JSON: {"gpt-4o-mini": "smollm2-135m-instruct"}.',
     )
+    accept_jobs: bool = Field(
+        True, description="False: no new jobs; all else goes on, as before a move to new contracts."
+    )
     heartbeat_seconds: float = Field(1.0, gt=0, description="How often a node gives a sign of life.")
     node_timeout_seconds: float = Field(3.0, gt=0, description="A node silent for longer is lost.")
     max_attempts: int = Field(4, ge=1, description="Nodes that are tried for one job.")

@@ -30,11 +30,13 @@ class Market:
         find_model: FindModel,
         fee_bps: int,
         has_bond_room: Callable[[], bool] = lambda: True,
+        accepts: bool = True,
     ) -> None:
         self._desk = desk
         self._find_model = find_model
         self._fee_bps = fee_bps
         self._has_bond_room = has_bond_room
+        self._accepts = accepts
         self._drivers: dict[asyncio.Task[None], Driver] = {}
         self._closing = False
 
@@ -52,6 +54,8 @@ class Market:
         model = self._model(request)
         if self._closing:
             raise Unavailable("The coordinator is stopping.")
+        if not self._accepts:
+            raise Unavailable("This market takes no new jobs; it settles what it has done, and closes.")
         if not self._has_bond_room():
             raise Unavailable(
                 "The coordinator's bond covers no more work until an epoch is settled.", retry_after=30

@@ -10,6 +10,7 @@ session, do not commit, and touch nothing else, because a group that loses a dea
 """
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 MAX_GROUP = 512
 MAX_TRIES = 5
+_OF_THE_MACHINE = frozenset(
+    {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL}
+)
 _LOST_A_RACE = frozenset({"40001", "40P01"})
 """SQL states of a serialization failure and of a deadlock: nothing was done, running again helps."""
 
@@ -74,6 +78,9 @@ class Database:
         writer = open_writer(url)
         try:
             upgrade(writer)
+        except Unavailable:
+            writer.dispose()
+            raise
         except SQLAlchemyError as error:
             writer.dispose()
             raise Unavailable(f"The database cannot be opened: {error}") from error
@@ -229,8 +236,16 @@ def _run_alone(connection: Connection, work: Callable[[Session], Any]) -> Any:
 
 def _raise_if_fatal(error: Exception) -> None:
     """Raise `error` again if the whole transaction is lost with it."""
-    if _lost_a_race(error) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if _lost_a_race(error) or _is_of_the_machine(error):
         raise error
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        raise error
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Return whether the disk or the memory failed: SQLite may have undone the whole transaction by itself."""
+    cause = getattr(error, "orig", None) or error
+    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OF_THE_MACHINE
 
 
 def _tell(group: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:

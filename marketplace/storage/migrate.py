@@ -10,8 +10,11 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 
+from marketplace.domain.errors import Unavailable
 from marketplace.storage.engines import open_writer
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -19,12 +22,33 @@ LOCK = 0x7A11_571C
 """Any number of ours: PostgreSQL's name for "one process migrates at a time"."""
 
 
+class BooksTooNew(Unavailable):
+    """The books were written by a later version than this one."""
+
+    code = "books_too_new"
+
+
 def upgrade(engine: Engine) -> None:
-    """Run the steps that the database has not seen, all in one transaction."""
+    """Run the steps that the database has not seen, all in one transaction.
+
+    Raises BooksTooNew for books that have seen steps which this version does not have; they stay as they are.
+    """
     with engine.begin() as connection:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-        command.upgrade(_config(connection), "head")
+        config = _config(connection)
+        _check_known(connection, config)
+        command.upgrade(config, "head")
+
+
+def _check_known(connection: Connection, config: Config) -> None:
+    steps = ScriptDirectory.from_config(config)
+    seen = MigrationContext.configure(connection).get_current_revision()
+    if seen is not None and seen not in {step.revision for step in steps.walk_revisions()}:
+        raise BooksTooNew(
+            f"These books are of a newer version (step {seen}; this one knows {steps.get_current_head()}). "
+            "Upgrade tallystick, or restore a backup that this version made."
+        )
 
 
 def write_next(message: str) -> None:

@@ -1,0 +1,87 @@
+"""`tallystick coordinator wind-down` and `carry-over`: from one set of contracts to the next."""
+
+import asyncio
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from marketplace.commands.books import DataDir, local_settings, open_books
+from marketplace.commands.coordinator import app
+from marketplace.commands.opened import now_ms, read_books
+from marketplace.domain.errors import MarketError
+from marketplace.services import winding
+from marketplace.settings import Settings
+from marketplace.storage.ownership import sole_owner
+from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
+from tallystick.protocol.money import NanoUsd, format_usd
+
+__all__ = ["app"]
+
+
+@app.command("wind-down")
+@foreseen(MarketError, ValueError)
+def wind_down(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """Say what is still open in the books of contracts that are to be left. Exit code 0 once nothing is.
+
+    Run the coordinator with TALLYSTICK_ACCEPT_JOBS=false until then (docs/operations.md).
+
+    Example: tallystick coordinator wind-down
+    """
+    left = read_books(data_dir, winding.remaining)
+    show(_told(left), as_json, facts)
+    if not left.is_wound_down:
+        raise typer.Exit(1)
+
+
+@app.command("carry-over")
+@foreseen(MarketError, ValueError)
+def carry_over(
+    old: Annotated[Path, typer.Argument(help="The data directory of the books that were wound down.")],
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring accounts, their API keys and their credit from old books into those of new contracts.
+
+    The old coordinator is stopped, the new one has seen the operator's deposit, out of which the credit is
+    given anew. Can be run again after it was cut off; nothing comes twice.
+
+    Example: tallystick coordinator carry-over /srv/market-1 --data-dir /srv/market-2
+    """
+    show(asyncio.run(_carry(Settings(data_dir=old), local_settings(data_dir))), as_json, facts)
+
+
+async def _carry(old: Settings, new: Settings) -> dict[str, Any]:
+    if old.books_url == new.books_url:
+        raise CommandFailed("these are the same books; name the new ones with --data-dir")
+    moved, credit, taken = 0, 0, []
+    with sole_owner(old.books_url):
+        async with open_books(old) as source, open_books(new) as target:
+            left = await source.read(winding.remaining)
+            if not left.is_wound_down:
+                raise CommandFailed("the old books are not wound down; see tallystick coordinator wind-down")
+            nodes = await source.read(winding.suspended_nodes)
+            await target.write(lambda session: winding.keep_suspended(session, nodes))
+            for one in await source.read(winding.leaving):
+                if not await target.write(_receiving(one)):
+                    taken.append(one.id)
+                    continue
+                await source.write(_releasing(one))
+                moved, credit = moved + 1, credit + one.credit
+    return {"accounts": moved, "credit_usd": format_usd(NanoUsd(credit)), "left_behind": taken}
+
+
+def _receiving(one: winding.Carried) -> Any:
+    return lambda session: winding.receive(session, one, now_ms())
+
+
+def _releasing(one: winding.Carried) -> Any:
+    return lambda session: winding.release(session, one, now_ms())
+
+
+def _told(left: winding.Remaining) -> dict[str, Any]:
+    told = asdict(left)
+    amounts = ("owed", "unconsented", "credit")
+    usd = {f"{name}_usd": format_usd(NanoUsd(told.pop(name))) for name in amounts}
+    return {"wound_down": left.is_wound_down} | told | usd

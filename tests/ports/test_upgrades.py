@@ -1,0 +1,115 @@
+"""Filled books of every earlier version are brought up to date, on every database, to the last row."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Engine, MetaData, create_engine, select
+from sqlmodel import SQLModel
+
+from marketplace.services import ledger
+from marketplace.services.audit_books import audit_books
+from marketplace.services.keys import KeyTerms, new_key
+from marketplace.storage.database import Database
+from marketplace.storage.engines import open_writer
+from marketplace.storage.migrate import MIGRATIONS, BooksTooNew, _config
+from tests.ports.test_pruning import season
+from tests.support.books import hold, make_job, taken
+from tests.support.chains import address
+from tests.support.settling import town
+
+REVISIONS = [one.revision for one in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions()))]
+ALICE = address(3)
+
+Rows = dict[str, list[dict[str, Any]]]
+
+
+@pytest.fixture
+async def filled(tmp_path: Path) -> Rows:
+    """The rows of books in which two epochs were settled, jobs run and keys were made."""
+    url = f"sqlite+pysqlite:///{tmp_path}/filled.sqlite"
+    async with town("memory", tmp_path, books_url=url) as made:
+        await season(made)
+        await made.work("dave", 6, 1_000_000, matures=False)
+        await made.database.write(lambda session: new_key(session, ALICE, KeyTerms(name="old"), 1))
+    engine = create_engine(url)
+    rows = rows_of(engine)
+    engine.dispose()
+    return rows
+
+
+def rows_of(engine: Engine) -> Rows:
+    """Return every row there is, by table."""
+    metadata = MetaData()
+    with engine.connect() as connection:
+        metadata.reflect(connection)
+        return {
+            table.name: [dict(row) for row in connection.execute(select(table)).mappings()]
+            for table in metadata.sorted_tables
+            if table.name != "alembic_version"
+        }
+
+
+def fill_at(url: str, revision: str, rows: Rows) -> Rows:
+    """Make books of an earlier version with `rows`, as far as it had their tables and columns."""
+    engine = open_writer(url)
+    with engine.begin() as connection:
+        command.upgrade(_config(connection), revision)
+        metadata = MetaData()
+        metadata.reflect(connection)
+        for table in metadata.sorted_tables:
+            known = [
+                # The database numbers the journal's lines itself.
+                {n: value for n, value in row.items() if n in table.c and (table.name, n) != ("entry", "id")}
+                for row in rows.get(table.name, [])
+            ]
+            if known:
+                connection.execute(table.insert(), known)
+    before = rows_of(engine)
+    engine.dispose()
+    return before
+
+
+@pytest.mark.parametrize("revision", REVISIONS[:-1])
+async def test_filled_books_are_upgraded_and_used(books_url: str, filled: Rows, revision: str) -> None:
+    before = fill_at(books_url, revision, filled)
+    assert len(before["receipt"]) == 13
+    database = await Database.open(books_url)
+    try:
+        report = await database.read(audit_books)
+        assert (report.findings, report.receipts) == ((), 13)
+        engine = create_engine(books_url)
+        after = rows_of(engine)
+        with engine.begin() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, SQLModel.metadata) == []
+        engine.dispose()
+        for table, rows in before.items():
+            kept = [{name: row[name] for name in rows[0]} for row in after[table]] if rows else []
+            assert sorted(map(repr, kept)) == sorted(map(repr, rows)), table
+
+        job = make_job(ALICE, number=77)
+        await database.write(lambda session: hold(session, job))
+        parts = [taken(job)]
+        await database.write(
+            lambda session: ledger.capture(
+                session, job.id, parts, finish=0, prompt_tokens=20, output_tokens=100, now=2
+            )
+        )
+        assert (await database.read(audit_books)).findings == ()
+    finally:
+        await database.close()
+
+
+async def test_books_of_a_newer_version_are_left_alone(books_url: str) -> None:
+    await (await Database.open(books_url)).close()
+    engine = create_engine(books_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    with pytest.raises(BooksTooNew, match="step 9999"):
+        await Database.open(books_url)
