@@ -6,9 +6,11 @@ receipt that the coordinator took for that epoch must be there.
 """
 
 import asyncio
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import ACCESS_READ, mmap
 from typing import Final
 
 import aiohttp
@@ -19,16 +21,20 @@ from provider.evidence import Cheque, Evidence, Kept
 from provider.trust import http_session
 from provider.wallet import NoChain, Operator, operator_of
 from tallystick.evm import EvmError
-from tallystick.protocol.epochfile import BadEpochFile, decode_epoch
-from tallystick.protocol.hashing import keccak256
+from tallystick.protocol.epochfile import RECEIPT_BYTES, BadEpochFile, decode_epoch, epoch_hash
 from tallystick.protocol.ids import ReceiptId, to_hex
-from tallystick.protocol.merkle import receipt_tree
+from tallystick.protocol.merkle import root_of
 from tallystick.protocol.money import NanoUsd, format_usd
+from tallystick.protocol.receipt_ids import ReceiptIds
 
 log = structlog.get_logger()
 LOOKS_UNTIL_WITHHELD: Final = 24
 """About two minutes: longer than a coordinator takes to come back from a crash."""
 POLL_SECONDS: Final = 5.0
+PATIENCE: Final = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+"""A large file takes longer than any fixed time on a slow line; one that does not move is given up."""
+MOST_BYTES_OF_ROWS: Final = 256 * 1024 * 1024
+"""For a million accounts and more; so a coordinator cannot fill the disk."""
 BLOCKS_PER_LOOK: Final = 2_000
 """Public nodes refuse to search more at once."""
 
@@ -57,18 +63,22 @@ class Outcome:
 
 
 def examine(
-    closed: Closed, data: bytes | None, ours: Sequence[Kept], earned: NanoUsd, cheques: Sequence[Cheque]
+    closed: Closed,
+    data: bytes | mmap | None,
+    ours: Sequence[Kept],
+    earned: NanoUsd,
+    cheques: Sequence[Cheque],
 ) -> Outcome:
     """Return what is wrong with an epoch.
 
-    `data` is its file, `ours` our receipts that were not found in an epoch yet, `earned` what the chain has
-    credited our operator, ever.
+    `data` is its file, which may be mapped, `ours` our receipts that were not found in an epoch yet, `earned`
+    what the chain has credited our operator, ever.
     """
     paid = _underpaid(closed, earned, cheques)
     if data is None:
         withheld = f"epoch {closed.epoch} is closed, and the coordinator does not give its file"
         return Outcome((), (withheld, *paid))
-    if keccak256(data) != closed.file_hash:
+    if epoch_hash(data) != closed.file_hash:
         wrong = f"the file of epoch {closed.epoch} is not the one whose hash is on the chain"
         return Outcome((), (wrong, *paid))
     try:
@@ -76,14 +86,14 @@ def examine(
     except BadEpochFile as error:
         return Outcome((), (f"the file of epoch {closed.epoch} cannot be read: {error}", *paid))
     findings = []
-    if receipt_tree(file.receipt_ids).root != closed.root or len(file.receipt_ids) != closed.receipt_count:
+    published = file.receipt_ids
+    if len(published) != closed.receipt_count or root_of(published) != closed.root:
         findings.append(f"the receipts in the file of epoch {closed.epoch} are not those under its root")
-    published = set(file.receipt_ids)
     settled = tuple(kept.id for kept in ours if kept.id in published)
     return Outcome(settled, (*findings, *_missing(closed, ours, published), *paid))
 
 
-def _missing(closed: Closed, ours: Sequence[Kept], published: set[ReceiptId]) -> list[str]:
+def _missing(closed: Closed, ours: Sequence[Kept], published: ReceiptIds) -> list[str]:
     return [
         f"receipt {to_hex(kept.id)} (${format_usd(kept.earning)}) was taken for epoch {kept.taken_epoch}, "
         "which is closed, and is not settled"
@@ -173,7 +183,7 @@ class Watch:
         return [closed for closed in found if watched is None or closed.epoch > watched[0]]
 
     async def _check(self, closed: Closed, operator: Operator, http: aiohttp.ClientSession) -> Outcome:
-        data = await self._file_of(closed.epoch, http)
+        data = await self._file_of(closed, http)
         *_, earned = await operator.ledger.read("accountOf", self._config.operator)
         cheques = self._evidence.cheques(self._config.operator)
         # A large epoch's tree takes seconds, in which heartbeats must go on.
@@ -189,22 +199,34 @@ class Watch:
         log.info("epoch_checked", epoch=closed.epoch, verdict=verdict, ours=len(outcome.settled))
         return outcome
 
-    async def _file_of(self, epoch: int, http: aiohttp.ClientSession) -> bytes | None:
-        """Return an epoch's file; None once it was asked for often enough to say that it is withheld.
+    async def _file_of(self, closed: Closed, http: aiohttp.ClientSession) -> bytes | mmap | None:
+        """Return an epoch's file, mapped; None once it was asked for often enough to say that it is withheld.
 
         Raises NotPublished, ClientError or TimeoutError before that.
         """
+        epoch = closed.epoch
         try:
-            return await self._download(epoch, http)
+            return await self._download(closed, http)
         except (NotPublished, aiohttp.ClientError, TimeoutError):
             self._failed_looks[epoch] += 1
             if self._failed_looks[epoch] < LOOKS_UNTIL_WITHHELD:
                 raise
             return None
 
-    async def _download(self, epoch: int, http: aiohttp.ClientSession) -> bytes:
+    async def _download(self, closed: Closed, http: aiohttp.ClientSession) -> bytes | mmap:
+        epoch, most = closed.epoch, closed.receipt_count * RECEIPT_BYTES + MOST_BYTES_OF_ROWS
         url = f"{self._config.coordinator.rstrip('/')}/epochs/{epoch}"
-        async with http.get(url, headers={"Accept": "application/octet-stream"}) as answer:
+        headers = {"Accept": "application/octet-stream"}
+        async with http.get(url, headers=headers, timeout=PATIENCE) as answer:
             if answer.status != 200:
                 raise NotPublished(f"epoch {epoch} is closed, but {url} answers {answer.status}")
-            return await answer.read()
+            # Into a file without a name, which goes when it is not used any more: memory may be too small.
+            with tempfile.TemporaryFile() as file:
+                size = 0
+                async for piece in answer.content.iter_chunked(1 << 20):
+                    size += len(piece)
+                    if size > most:
+                        raise NotPublished(f"{url} sends more than {most} bytes; epoch {epoch} has fewer")
+                    await asyncio.to_thread(file.write, piece)
+                file.flush()
+                return mmap(file.fileno(), 0, access=ACCESS_READ) if size else b""

@@ -17,14 +17,13 @@ from marketplace.domain.ports.chain import (
     LedgerState,
 )
 from tallystick.deployment import Contracts, Deployment
-from tallystick.evm import Connection, EvmError, NodeUnreachable, Reverted
+from tallystick.evm import Connection, EvmError, Reverted
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 
 BLOCKS_A_REQUEST: Final = 2_000
 """Nodes limit the range of one request for events."""
 READS_AT_ONCE: Final = 32
-ACCOUNTS_A_REQUEST: Final = 100
 
 
 class EvmChain:
@@ -74,12 +73,11 @@ class EvmChain:
 
     async def accounts(self, addresses: Sequence[Address]) -> Mapping[Address, ChainAccount]:
         """See `Chain`."""
-        parts = [
-            addresses[first : first + ACCOUNTS_A_REQUEST]
-            for first in range(0, len(addresses), ACCOUNTS_A_REQUEST)
-        ]
-        found = await asyncio.gather(*(self._accounts(part) for part in parts))
-        return dict(zip(addresses, (account for part in found for account in part), strict=True))
+        try:
+            found = await self._contracts.ledger.read_all("accountOf", addresses)
+        except EvmError as error:
+            raise unavailable(error) from error
+        return {address: ChainAccount(*one) for address, one in zip(addresses, found, strict=True)}
 
     async def exit_of(self, address: Address) -> Exit:
         """See `Chain`."""
@@ -107,28 +105,6 @@ class EvmChain:
         except EvmError as error:
             raise unavailable(error) from error
         return None
-
-    async def _accounts(self, addresses: Sequence[Address]) -> Sequence[ChainAccount]:
-        """Return some accounts, asked for in one request where the node takes that."""
-        try:
-            return await self._accounts_at_once(addresses)
-        except EvmError:
-            # Some nodes take fewer calls at once, or none; one that is down says so here.
-            return await asyncio.gather(*(self._account(address) for address in addresses))
-
-    async def _accounts_at_once(self, addresses: Sequence[Address]) -> Sequence[ChainAccount]:
-        ledger = self._contracts.ledger
-        calls = [ledger.prepare("accountOf", address) for address in addresses]
-        async with self._reads:
-            answers = await self._connection.call_all(calls)
-        if not all(answers):
-            raise NodeUnreachable(f"there is no Ledger at {ledger.address} on this chain")
-        unpack = ledger.artifact.function("accountOf").unpack_outputs
-        return [ChainAccount(*unpack(answer)) for answer in answers]
-
-    async def _account(self, address: Address) -> ChainAccount:
-        balance, spent, authorized, earned = await self._read("accountOf", address)
-        return ChainAccount(NanoUsd(balance), NanoUsd(spent), NanoUsd(authorized), NanoUsd(earned))
 
     async def _read(self, view: str, *arguments: Any) -> Any:
         try:

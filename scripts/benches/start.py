@@ -31,7 +31,13 @@ from scripts.benches.report import Figure, Report, spread
 from scripts.benches.settlement import CACHE
 from scripts.benches.settlement_books import Plan, filled_books
 from scripts.benches.settlement_chain import COORDINATOR, bench_chain
-from scripts.demo_market.market import provider_options, secret_of, start_coordinator, start_provider
+from scripts.demo_market.market import (
+    provider_options,
+    secret_of,
+    start_coordinator,
+    start_provider,
+    wait_for_model,
+)
 from scripts.demo_market.processes import TALLYSTICK, Processes, command, free_port
 from tallystick.deployment import Deployment
 
@@ -164,7 +170,7 @@ def _agent(model: str, rounds: int) -> Times:
             secret_of(directory, "providers")
             provider = start_provider(processes, options, directory, ready, 1)
             key = _credit_key(ready["base_url"], directory)
-            name = _model_of(processes, ready["base_url"])
+            name = wait_for_model(processes, ready["base_url"], 1, quiet)
             _first_token(ready["base_url"], key, name)
             os.kill(int(provider["pid"]), signal.SIGTERM)
             processes.wait_for("the agent's end", lambda: processes.forget_ended("provider-") or None)
@@ -183,15 +189,6 @@ def _credit_key(base_url: str, directory: Path) -> str:
     who = {"TALLYSTICK_HOME": str(directory / "consumer"), "TALLYSTICK_URL": base_url}
     told: dict[str, Any] = command(["account", "sign-up", "bench@example.org"], who)
     return str(told["api_key"])
-
-
-def _model_of(processes: Processes, base_url: str) -> str:
-    def served() -> str | None:
-        listed = httpx.get(f"{base_url}/models").raise_for_status().json()["data"]
-        return str(listed[0]["id"]) if listed else None
-
-    model: str = processes.wait_for("the agent's model", served, MOST_SECONDS)
-    return model
 
 
 def _first_token(base_url: str, key: str, model: str) -> None:

@@ -1,6 +1,8 @@
 """`tallystick epoch …`: what was settled, checked against the chain by whoever wants to."""
 
 import asyncio
+import tempfile
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,9 +47,9 @@ def download(
     Example: tallystick epoch download 12 --to epoch-12.bin
     """
     path = to or Path(f"epoch-{epoch}.bin")
-    data = Api().download(f"/epochs/{epoch}")
-    path.write_bytes(data)
-    typer.echo(f"{path}: {len(data)} bytes")
+    with path.open("wb") as file:
+        size = Api().download(f"/epochs/{epoch}", file)
+    typer.echo(f"{path}: {size} bytes")
 
 
 @app.command("verify")
@@ -68,9 +70,12 @@ def verify(
     """
     api = Api()
     market = api.market()
-    data = file.read_bytes() if file is not None else api.download(f"/epochs/{epoch}")
-    if not data:
-        raise CommandFailed(f"the file of epoch {epoch} is empty")
+    with tempfile.TemporaryFile() if file is None else file.open("rb") as source:
+        size = file.stat().st_size if file else api.download(f"/epochs/{epoch}", source)
+        if not size:
+            raise CommandFailed(f"the file of epoch {epoch} is empty")
+        # Mapped, not read: a large epoch's file would fill the memory.
+        data = mmap(source.fileno(), 0, access=ACCESS_READ)
 
     async def act() -> dict[str, Any]:
         async with on_chain(market) as chain:

@@ -1,17 +1,17 @@
 """What `epoch verify` looks at: everything that the file says is held against the chain."""
 
 from collections.abc import Sequence
-from typing import Final
+from mmap import mmap
+from typing import Final, NamedTuple
 
 from tallystick.commands.checks import Check, signer_of
 from tallystick.commands.market import MarketInfo, OnChain
 from tallystick.evm import EvmError, Log
 from tallystick.protocol.eip712 import consent_digest, offer_hash
-from tallystick.protocol.epochfile import BadEpochFile, ConsentSignature, EpochFile, decode_epoch
-from tallystick.protocol.hashing import keccak256
-from tallystick.protocol.ids import to_hex
+from tallystick.protocol.epochfile import BadEpochFile, ConsentSignature, EpochFile, decode_epoch, epoch_hash
+from tallystick.protocol.ids import Address, to_hex
 from tallystick.protocol.keys import BadSignature, recover
-from tallystick.protocol.merkle import receipt_tree
+from tallystick.protocol.merkle import root_of
 from tallystick.protocol.money import NanoUsd, format_usd
 from tallystick.protocol.receipts import offer_of
 from tallystick.protocol.rows import CHARGE_HAS_CONSENT, Row
@@ -22,7 +22,14 @@ MOST_LOOKS: Final = 500
 _S_MASK: Final = 2**255 - 1
 
 
-async def check_epoch(epoch: int, data: bytes, market: MarketInfo, chain: OnChain) -> list[Check]:
+class _Account(NamedTuple):
+    balance: int
+    spent: int
+    authorized: int
+    earned: int
+
+
+async def check_epoch(epoch: int, data: bytes | mmap, market: MarketInfo, chain: OnChain) -> list[Check]:
     """Return what holds of an epoch's file and what does not. Raises EvmError."""
     closed, root = await chain.ledger.read("epochOf", epoch)
     if not closed:
@@ -40,7 +47,7 @@ async def check_epoch(epoch: int, data: bytes, market: MarketInfo, chain: OnChai
             "place", place == (market.chain_id, market.ledger, epoch), f"it says chain, ledger, epoch {place}"
         )
     )
-    found = receipt_tree(file.receipt_ids).root
+    found = root_of(file.receipt_ids)
     checks.append(
         Check(
             "root",
@@ -82,8 +89,8 @@ def unpacked(consent: ConsentSignature) -> bytes:
     return consent.r + (vs & _S_MASK).to_bytes(32, "big") + bytes([27 + (vs >> 255)])
 
 
-def _check_hash(data: bytes, logs: Sequence[Log]) -> Check:
-    found = to_hex(keccak256(data))
+def _check_hash(data: bytes | mmap, logs: Sequence[Log]) -> Check:
+    found = to_hex(epoch_hash(data))
     closing = [log for log in logs if log.event == "EpochClosed"]
     if not closing:
         return Check("hash", None, f"the file hashes to {found}; the chain's node does not find EpochClosed")
@@ -98,10 +105,14 @@ async def _check_rights(file: EpochFile, logs: Sequence[Log], chain: OnChain) ->
     if at is None:
         return Check("rights", None, "the chain's node does not find the settlement's events")
     try:
-        wrong = [
+        charges = consents_of(file)
+        plain = [row for row, consent in charges if consent is None]
+        there = await _accounts(plain, chain, at)
+        wrong = [row.account for row in plain if row.amount > there[row.account].authorized]
+        wrong += [
             row.account
-            for row, consent in consents_of(file)
-            if not await _has_right(row, consent, at, file, chain)
+            for row, consent in charges
+            if consent is not None and not await _has_consented(row, consent, at, file, chain)
         ]
     except EvmError as error:
         return Check("rights", None, f"the chain's node has no state of block {at}: {error}")
@@ -115,12 +126,9 @@ async def _check_rights(file: EpochFile, logs: Sequence[Log], chain: OnChain) ->
     )
 
 
-async def _has_right(
-    row: Row, consent: ConsentSignature | None, at: int, file: EpochFile, chain: OnChain
+async def _has_consented(
+    row: Row, consent: ConsentSignature, at: int, file: EpochFile, chain: OnChain
 ) -> bool:
-    if consent is None:
-        _, _, authorized, _ = await chain.ledger.read("accountOf", row.account, at=at)
-        return bool(row.amount <= authorized)
     digest = consent_digest(file.rows.domain, row.account, NanoUsd(consent.spent))
     try:
         signer = recover(digest, unpacked(consent))
@@ -132,19 +140,21 @@ async def _has_right(
 
 async def _check_recorded(file: EpochFile, chain: OnChain) -> Check:
     """The chain has at least what the rows say; its numbers only grow."""
-    missing = []
-    for row in file.rows.charges:
-        _, spent, _, _ = await chain.ledger.read("accountOf", row.account)
-        if spent < row.amount:
-            missing.append(row.account)
-    for row in file.rows.payouts:
-        *_, earned = await chain.ledger.read("accountOf", row.account)
-        if earned < row.amount:
-            missing.append(row.account)
+    rows = file.rows
+    there = await _accounts([*rows.charges, *rows.payouts], chain, "latest")
+    missing = [row.account for row in rows.charges if there[row.account].spent < row.amount]
+    missing += [row.account for row in rows.payouts if there[row.account].earned < row.amount]
     if missing:
         return Check("recorded", False, f"rows that the chain does not have: {', '.join(missing[:3])}")
     counts = f"{len(file.rows.charges)} charges and {len(file.rows.payouts)} payouts"
     return Check("recorded", True, f"{counts} are on the chain")
+
+
+async def _accounts(rows: Sequence[Row], chain: OnChain, at: int | str) -> dict[Address, _Account]:
+    """Return the Ledger's accounts of some rows at a block. Raises EvmError."""
+    addresses = sorted({row.account for row in rows})
+    found = await chain.ledger.read_all("accountOf", addresses, at=at)
+    return {address: _Account(*one) for address, one in zip(addresses, found, strict=True)}
 
 
 async def _check_balance(file: EpochFile, logs: Sequence[Log], chain: OnChain) -> Check:
@@ -153,14 +163,12 @@ async def _check_balance(file: EpochFile, logs: Sequence[Log], chain: OnChain) -
     if not settling:
         return Check("sums", None, "the chain's node does not find the settlement's events")
     before = min(log.block_number for log in settling) - 1
-    charged = paid = 0
     try:
-        for row in file.rows.charges:
-            charged += row.amount - (await chain.ledger.read("accountOf", row.account, at=before))[1]
-        for row in file.rows.payouts:
-            paid += row.amount - (await chain.ledger.read("accountOf", row.account, at=before))[3]
+        there = await _accounts([*file.rows.charges, *file.rows.payouts], chain, before)
     except EvmError as error:
         return Check("sums", None, f"the chain's node has no state of block {before}: {error}")
+    charged = sum(row.amount - there[row.account].spent for row in file.rows.charges)
+    paid = sum(row.amount - there[row.account].earned for row in file.rows.payouts)
     moved = sum(log.fields["moved"] for log in settling)
     sums = [f"${format_usd(NanoUsd(one))}" for one in (charged, paid, moved)]
     return Check("sums", charged == paid == moved, "{} charged, {} paid out, {} moved".format(*sums))

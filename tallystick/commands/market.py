@@ -1,10 +1,10 @@
 """What every consumer's command needs: the market's API, and the chain behind it."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import httpx
 from rich.markup import escape
@@ -44,17 +44,29 @@ class Api:
         raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)
         return answer
 
-    def download(self, path: str) -> bytes:
-        """Return the bytes at `path`. Raises TallystickError, CommandFailed if it cannot be reached."""
-        given = self._send("GET", path, headers={"Accept": "application/octet-stream"})
-        if given.status_code != 200:
-            raise_for_status(given.status_code, dict(given.headers), _json(given))
-        return given.content
+    def download(self, path: str, into: IO[bytes]) -> int:
+        """Write the bytes at `path` into a file as they come; return how many they are.
+
+        Raises TallystickError, CommandFailed if it cannot be reached.
+        """
+        wanted = {"Accept": "application/octet-stream"}
+        with self._http() as http, http.stream("GET", path.lstrip("/"), headers=wanted) as given:
+            if given.status_code != 200:
+                given.read()
+                raise_for_status(given.status_code, dict(given.headers), _json(given))
+            size = sum(into.write(piece) for piece in given.iter_bytes(1 << 20))
+        into.flush()
+        return size
 
     def _send(self, method: str, path: str, **given: Any) -> httpx.Response:
+        with self._http() as http:
+            return http.request(method, path.lstrip("/"), **given)
+
+    @contextmanager
+    def _http(self) -> Iterator[httpx.Client]:
         try:
             with httpx.Client(base_url=self.credentials.base_url, timeout=30.0) as http:
-                return http.request(method, path.lstrip("/"), **given)
+                yield http
         except httpx.HTTPError as error:
             raise Unreachable(
                 f"{self.credentials.base_url} cannot be reached ({error}); "

@@ -1,5 +1,6 @@
 """A connection to a chain's node: reads, simulations, broadcasts; its errors are translated here, once."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from web3.exceptions import (
 from web3.types import RPCEndpoint
 
 from tallystick.evm.abi import Artifact, Log, load_artifact, read_revert
-from tallystick.evm.errors import NodeUnreachable, Reverted
+from tallystick.evm.errors import EvmError, NodeUnreachable, Reverted
 from tallystick.evm.transactions import Fees
 from tallystick.protocol.ids import Address, to_address, to_hex
 
@@ -26,6 +27,7 @@ BlockId = int | str
 """A height, or `latest`, `pending`."""
 
 _TIMEOUT_S: Final = 30
+READS_A_REQUEST: Final = 100
 _ETH_CALL: Final = RPCEndpoint("eth_call")
 
 
@@ -186,6 +188,27 @@ class Contract:
         if not answer:
             raise NodeUnreachable(f"there is no {self.artifact.name} at {self.address} on this chain")
         return self.artifact.function(function).unpack_outputs(answer)
+
+    async def read_all(self, function: str, each: Sequence[Any], *, at: BlockId = "latest") -> list[Any]:
+        """Return what a view gives for each of some arguments, in as few requests as the node takes.
+
+        Raises Reverted, NodeUnreachable.
+        """
+        given: list[Any] = []
+        for first in range(0, len(each), READS_A_REQUEST):
+            given += await self._read_some(function, each[first : first + READS_A_REQUEST], at)
+        return given
+
+    async def _read_some(self, function: str, each: Sequence[Any], at: BlockId) -> list[Any]:
+        try:
+            answers = await self._connection.call_all([self.prepare(function, one) for one in each], at=at)
+        except EvmError:
+            answers = []
+        if not all(answers) or len(answers) != len(each):
+            # Some nodes take fewer calls at once, or none; one that is down says so here.
+            return await asyncio.gather(*(self.read(function, one, at=at) for one in each))
+        unpack = self.artifact.function(function).unpack_outputs
+        return [unpack(answer) for answer in answers]
 
 
 async def connect(rpc_url: str) -> Connection:

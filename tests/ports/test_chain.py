@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from marketplace.chain.evm import ACCOUNTS_A_REQUEST
 from marketplace.domain.ports.chain import (
     Authorized,
     Batch,
@@ -26,6 +25,7 @@ from marketplace.domain.ports.chain import (
 from tallystick.anvil import anvil_key
 from tallystick.audit_secrets import audit_secret, audit_secret_hash
 from tallystick.evm import Call, Connection, NodeUnreachable, Reverted
+from tallystick.evm.connection import READS_A_REQUEST, BlockId
 from tallystick.protocol.ids import Address
 from tallystick.protocol.merkle import receipt_tree
 from tests.support.anvil import COORDINATOR, LONG_TERMS, OWNER, USD
@@ -280,7 +280,7 @@ async def test_a_cheque_is_paid_from_the_bond_once_its_epoch_is_closed(driver: C
 
 async def test_more_accounts_than_one_request_takes_are_each_their_own(driver: ChainDriver) -> None:
     await driver.deposit(ALICE, 5 * USD, authorized=USD)
-    strangers = [Address(f"0x{number:040x}") for number in range(1, 3 * ACCOUNTS_A_REQUEST)]
+    strangers = [Address(f"0x{number:040x}") for number in range(1, 3 * READS_A_REQUEST)]
     asked = [*strangers[:150], address(ALICE), *strangers[150:]]
     found = await driver.chain.accounts(asked)
     assert list(found) == asked
@@ -291,7 +291,7 @@ async def test_more_accounts_than_one_request_takes_are_each_their_own(driver: C
 
 @pytest.mark.anvil
 async def test_a_node_that_takes_one_call_at_a_time_is_asked_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(connection: Connection, calls: Sequence[Call]) -> list[bytes]:
+    async def refuse(connection: Connection, calls: Sequence[Call], *, at: BlockId) -> list[bytes]:
         raise NodeUnreachable(f"{len(calls)} calls at once are too many")
 
     monkeypatch.setattr(Connection, "call_all", refuse)
