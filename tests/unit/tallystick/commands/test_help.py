@@ -49,6 +49,7 @@ def test_the_parts_of_the_market_have_their_commands() -> None:
                 "earnings",
                 "claim",
                 "cash",
+                "rotate-node-key",
                 "exit",
             ]
         )
