@@ -72,6 +72,9 @@ class Scheduler:
             await job.run()
         except Unavailable as error:
             log.warning("job_waits", job=job.name, reason=error.message)
+        except OSError as error:
+            # A file that cannot be written: the disk is full, or not ours. The same work is tried again.
+            alarm("machine_refused", job=job.name, error=str(error))
         except Exception as error:
             # The next run must come although this one met a bug; it is the same work again.
             log.exception("job_failed", job=job.name)

@@ -243,7 +243,7 @@ def _raise_if_fatal(error: Exception) -> None:
 
 
 def _is_of_the_machine(error: Exception) -> bool:
-    """Return whether the disk or the memory failed: SQLite may have undone the whole transaction by itself."""
+    """Return whether the disk or the memory failed: SQLite may have undone the transaction by itself."""
     cause = getattr(error, "orig", None) or error
     return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OF_THE_MACHINE
 

@@ -14,7 +14,7 @@ KILLED_UNDER_LOAD = (
     "deposits.after_fresh:2",
     "deposits.before_confirmed:2",
     "deposits.after_confirmed:2",
-    "deposits.requests_corrected:2",
+    "deposits.requests_corrected",
     "maturity.some_matured:3",
     "maturity.holds_expired",
     "acknowledgements.stored:2",

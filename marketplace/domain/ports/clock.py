@@ -34,3 +34,7 @@ class ManualClock:
         if milliseconds < 0:
             raise ValueError(f"a clock does not go back ({milliseconds} ms)")
         self._now_ms += milliseconds
+
+    def jump(self, milliseconds: int) -> None:
+        """Move the clock either way, as a machine's clock may be set."""
+        self._now_ms += milliseconds

@@ -37,7 +37,7 @@ from scripts.benches.crash.stage import Stage, a_stage, plain_environment
 from scripts.benches.report import Figure, Report, spread
 
 TALLYSTICK = str(Path(sys.executable).with_name("tallystick"))
-START_SECONDS = 60
+START_SECONDS = 300
 LONGEST_LIFE = 4.0
 """Seconds between being ready and the kill, at most."""
 
@@ -93,7 +93,7 @@ async def _run(
                 for number in range(kills):
                     process = await _kill(stage, process, log, chance, tally)
                     await _check(stage, record, tally)
-                    if number % 20 == 19:
+                    if number % 10 == 9:
                         _say(number + 1, kills, record, tally)
             async with stage.agents():
                 if not await until(lambda: _settled(stage), 180):

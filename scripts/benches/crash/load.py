@@ -13,6 +13,7 @@ from typing import Any
 import aiohttp
 
 from scripts.benches.crash.stage import Stage
+from tallystick.deployment import Contracts
 from tallystick.evm import Wallet
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NANO_PER_USD, NanoUsd
@@ -141,8 +142,13 @@ def _bytes(text: str) -> bytes:
     return bytes.fromhex(text.removeprefix("0x"))
 
 
-async def open_consumers(stage: Stage, *, wallets: int, on_credit: int) -> list[Consumer]:
-    """Open accounts of both kinds at a coordinator that runs, with money for the whole run."""
+async def open_consumers(stage: Stage, *, wallets: int, on_credit: int, leaving: int = 1) -> list[Consumer]:
+    """Open accounts of both kinds at a coordinator that runs, with money for the whole run.
+
+    As many wallets as are `leaving` have asked for some of it back, which the coordinator has to watch.
+    """
+    for _ in range(leaving):
+        await _leaving_wallet(stage)
     async with aiohttp.ClientSession(f"{stage.base_url}/v1/") as http:
         made = [await _wallet_consumer(stage, http) for _ in range(wallets)]
         return made + [await _credit_consumer(http) for _ in range(on_credit)]
@@ -151,6 +157,13 @@ async def open_consumers(stage: Stage, *, wallets: int, on_credit: int) -> list[
 async def _credit_consumer(http: aiohttp.ClientSession) -> Consumer:
     told = await _post(http, "accounts", {"email": f"{secrets.token_hex(6)}@example.com"})
     return Consumer(told["account_id"], told["api_key"])
+
+
+async def _leaving_wallet(stage: Stage) -> None:
+    wallet = Wallet(stage.connection, SigningKey(secrets.token_bytes(32)))
+    await stage.deposit(wallet, DEPOSIT)
+    ledger = Contracts.at(stage.connection, stage.deployment).ledger
+    await wallet.send(ledger.prepare("requestWithdrawal", DEPOSIT // 2))
 
 
 async def _wallet_consumer(stage: Stage, http: aiohttp.ClientSession) -> Consumer:

@@ -1,8 +1,10 @@
 """Scheduled work runs where the lease is, goes on after failures, and stops."""
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,8 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
     await opened.close()
 
 
-def lease(database: Database, clock: ManualClock, holder: str) -> WorkLease:
-    return WorkLease(database, clock, holder=holder, lasts_ms=9_000)
+def lease(database: Database, clock: ManualClock, holder: str, **options: Any) -> WorkLease:
+    return WorkLease(database, clock, holder=holder, lasts_ms=9_000, **options)
 
 
 async def test_one_of_two_has_the_lease_and_the_other_gets_it_when_it_runs_out(database: Database) -> None:
@@ -67,6 +69,45 @@ async def test_ten_at_once_and_one_gets_it(database: Database) -> None:
     clock = ManualClock()
     rivals = [lease(database, clock, f"process {number}") for number in range(10)]
     assert sum(await asyncio.gather(*(rival.renew() for rival in rivals))) == 1
+
+
+async def test_a_clock_that_jumped_back_does_not_keep_a_dead_holders_lease(database: Database) -> None:
+    clock, passed = ManualClock(), [0.0]
+    await lease(database, clock, "killed").renew()
+    clock.jump(-3_600_000)
+    mine = lease(database, clock, "mine", monotonic=lambda: passed[0])
+    assert not await mine.renew()
+    passed[0] += 8.9
+    assert not await mine.renew()
+    passed[0] += 0.1
+    assert await mine.renew()
+    assert mine.is_held
+
+
+async def test_a_clock_that_jumped_back_takes_no_lease_from_one_that_lives(database: Database) -> None:
+    clock, passed = ManualClock(), [0.0]
+    first = lease(database, clock, "first", monotonic=lambda: passed[0])
+    second = lease(database, clock, "second", monotonic=lambda: passed[0])
+    await first.renew()
+    clock.jump(-3_600_000)
+    assert not first.is_held
+    for _ in range(10):
+        assert await first.renew()
+        assert first.is_held
+        assert not await second.renew()
+        passed[0] += 3
+        clock.advance(3_000)
+
+
+async def test_a_clock_that_jumped_forward_leaves_one_holder(database: Database) -> None:
+    clock = ManualClock()
+    first, second = lease(database, clock, "first"), lease(database, clock, "second")
+    await first.renew()
+    clock.jump(3_600_000)
+    assert not first.is_held
+    assert await second.renew()
+    assert not await first.renew()
+    assert second.is_held
 
 
 async def test_jobs_run_where_the_lease_is_and_everywhere_where_they_say_so(database: Database) -> None:
@@ -113,6 +154,23 @@ async def test_a_job_that_fails_is_called_again_and_a_bug_is_an_alarm(database: 
     await wait_for(lambda: len(calls) >= 3)
     await scheduler.stop()
     assert ALARMS.labels("job_failed")._value.get() == before + 1
+
+
+async def test_a_full_disk_is_said_and_the_work_tried_again(database: Database) -> None:
+    before, calls = ALARMS.labels("machine_refused")._value.get(), []
+
+    async def fail() -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    scheduler = Scheduler(
+        [ScheduledJob("writes", 0.02, fail)], lease(database, ManualClock(), "me"), lease_seconds=9
+    )
+    await scheduler.start()
+    await wait_for(lambda: len(calls) >= 2)
+    await scheduler.stop()
+    assert ALARMS.labels("machine_refused")._value.get() == before + 1
 
 
 async def test_a_slow_job_does_not_overlap_with_itself(database: Database) -> None:
