@@ -74,6 +74,7 @@ async def _run(sizes: list[int], accounts: int) -> list[Found]:
         for size in sizes:
             with tempfile.TemporaryDirectory(dir=CACHE, prefix="settlement-") as folder:
                 runs.append(await _one(chain, books[size], Path(folder)))
+            print(f"{size:,} receipts: done", json.dumps(runs[-1]["phases"]), file=sys.stderr)
             await chain.take_back()
         return runs
 

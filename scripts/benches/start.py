@@ -173,7 +173,8 @@ def _agent(model: str, rounds: int) -> Times:
             name = wait_for_model(processes, ready["base_url"], 1, quiet)
             _first_token(ready["base_url"], key, name)
             os.kill(int(provider["pid"]), signal.SIGTERM)
-            processes.wait_for("the agent's end", lambda: processes.forget_ended("provider-") or None)
+            while not processes.forget_ended("provider-"):
+                time.sleep(0.1)
             for _ in range(rounds):
                 arguments = ["provider", "run", *provider_options(provider)]
                 with _running(arguments, directory / "agent.log") as (process, started):
