@@ -20,9 +20,9 @@ from marketplace.api.account.sign_up import sign_up_routes
 from marketplace.api.account.verify_page import verify_page_routes
 from marketplace.api.deps import AccountServices, Gate
 from marketplace.api.errors import routing_response
-from marketplace.api.middleware import AccessLog, BodyLimit, RequestId
+from marketplace.api.middleware import AccessLog, BodyLimit, DirectRoutes, RequestId
 from marketplace.api.openai.completions import Counter
-from marketplace.api.openai.routes import openai_routes
+from marketplace.api.openai.routes import Endpoint, openai_routes
 from marketplace.api.public.epochs import epoch_routes
 from marketplace.api.public.health import Check, health_routes
 from marketplace.api.public.market import MarketTerms, market_routes
@@ -344,6 +344,7 @@ class Coordinator:
     def _application(self) -> FastAPI:
         routes = self._routes()
         patterns = {route.endpoint: route.path for route in routes if isinstance(route, Route)}
+        posts = {path: endpoint for endpoint, path in patterns.items() if isinstance(endpoint, Endpoint)}
         app = FastAPI(
             title="Tallystick",
             docs_url=None,
@@ -354,6 +355,7 @@ class Coordinator:
                 Middleware(RequestId),
                 Middleware(AccessLog, observe=self.metrics.observe, patterns=patterns),
                 Middleware(BodyLimit, most=self.settings.max_body_bytes),
+                Middleware(DirectRoutes, posts=posts),
             ],
         )
         app.router.routes.extend(routes)

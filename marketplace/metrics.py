@@ -26,11 +26,16 @@ class Metrics:
             buckets=BUCKETS,
             registry=self.registry,
         )
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     def observe(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count a request; `route` is its pattern, so that ids make no new series."""
-        self._requests.labels(method, route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        series = self._series.get((method, route, status))
+        if series is None:
+            series = self._requests.labels(method, route, str(status)), self._seconds.labels(route)
+            self._series[method, route, status] = series
+        series[0].inc()
+        series[1].observe(seconds)
 
     def watch(self, name: str, what: str, read: Callable[[], float]) -> None:
         """Show the number that `read` returns at the time of asking."""

@@ -16,10 +16,6 @@ HEARTBEAT_SECONDS: Final = 10.0
 _encode = msgspec.json.Encoder().encode
 
 
-class ReaderLeft(Exception):
-    """Nobody waits for the answer any more."""
-
-
 def event(data: Any) -> bytes:
     """Return one unnamed event with `data` as JSON."""
     return b"data: " + _encode(data) + b"\n\n"
@@ -88,17 +84,28 @@ class EventStream:
                 self._last_sent = time.monotonic()
 
 
-async def unless_reader_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """Return what `work` returns. Raises ReaderLeft, having cancelled `work`, if the reader leaves first."""
-    working = asyncio.create_task(work)
-    left = asyncio.create_task(disconnected(receive))
+async def unless_reader_leaves(
+    receive: Receive, leave: Callable[[], Awaitable[None]], work: Coroutine[Any, Any, T]
+) -> T:
+    """Return what `work` returns.
+
+    If the reader leaves first, `leave` is called, which must make `work` end; what that raises is raised.
+    """
+
+    has_left = False
+
+    async def watch() -> None:
+        nonlocal has_left
+        await disconnected(receive)
+        has_left = True
+        await leave()
+
+    watching = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, left}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ReaderLeft
-        return working.result()
+        return await work
     finally:
-        await _cancel(working, left)
+        if not has_left:
+            watching.cancel()
 
 
 async def disconnected(receive: Receive) -> None:

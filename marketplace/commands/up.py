@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import resource
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -13,13 +12,13 @@ from typing import Annotated, Any
 import structlog
 import typer
 import uvicorn
+import uvloop
 
 from marketplace.app import Coordinator, coordinator
 from marketplace.commands.local import local_chain
 from marketplace.domain.errors import MarketError
 from marketplace.logs import LOG_NAME, configure_logs
 from marketplace.settings import Settings
-from marketplace.transport.patience import Patience, patient_http
 from tallystick.anvil import AnvilMissing
 from tallystick.commands.console import CommandFailed, console, foreseen
 from tallystick.deployment import BadDeployment
@@ -27,8 +26,6 @@ from tallystick.evm import EvmError
 
 log = structlog.get_logger()
 SHUTDOWN_SECONDS = 30
-SPARE_FILES = 200
-"""For books, blobs, logs, mails and the chain."""
 
 
 class Server(uvicorn.Server):
@@ -72,9 +69,10 @@ def up(
         local, data_dir=data_dir, host=host, port=port, maturity_lag_seconds=maturity_seconds
     )
     configure_logs(settings.log_level, settings.log_format, settings.data_dir / LOG_NAME)
-    asyncio.run(
-        _up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file)
-    )
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(
+            _up(settings, local=local, rpc_port=rpc_port, epoch_seconds=epoch_seconds, json_file=json_file)
+        )
 
 
 def _settings(local: bool, **given: Any) -> Settings:
@@ -118,8 +116,7 @@ async def _up(
                 ssl_keyfile=settings.tls_key,
                 log_config=None,
                 access_log=False,
-                loop="uvloop",
-                http=patient_http(_patience(settings)),
+                http="httptools",
                 ws="websockets-sansio",
                 ws_max_size=4 * 1024 * 1024,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -128,20 +125,6 @@ async def _up(
             )
         )
         await _serve(server, parts, json_file)
-
-
-def _patience(settings: Settings) -> Patience:
-    """Return the limits on slow clients, with no more connections than leave files for everything else."""
-    most = settings.max_connections
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < most + SPARE_FILES:
-        soft = most + SPARE_FILES if hard == resource.RLIM_INFINITY else min(hard, most + SPARE_FILES)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return Patience(
-        request_seconds=settings.request_seconds,
-        write_seconds=settings.write_seconds,
-        max_connections=max(1, min(most, soft - SPARE_FILES)),
-    )
 
 
 async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | None) -> None:

@@ -3,16 +3,24 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from marketplace.domain.errors import MarketError
-from marketplace.domain.jobs import AcceptedJob, Completed, JobEvent
+from marketplace.domain.jobs import AcceptedJob, Completed, Delta, JobEvent
+
+MOST_TOGETHER: Final = 64
+"""Tokens in one event. A reader that is behind gets fewer and longer ones, and takes less memory."""
+
+
+class ReaderLeft(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class RunningJob:
     """Iterate for the events; the last one is Completed, and by then the charge is in the books.
 
-    Iteration raises NodesFailed if the answer cannot be completed (nothing is charged then). What waits for a
-    slow reader is at most the whole answer.
+    Iteration raises NodesFailed if the answer cannot be completed (nothing is charged then), and ReaderLeft
+    after `aclose`. What waits for a slow reader is at most the whole answer.
     """
 
     def __init__(self, accepted: AcceptedJob) -> None:
@@ -37,6 +45,8 @@ class RunningJob:
                 raise error
             if self.ended.is_set():
                 raise StopAsyncIteration
+            if self.has_left:
+                raise ReaderLeft
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
@@ -50,8 +60,11 @@ class RunningJob:
             return
         self.has_left = True
         self._events.clear()
-        if self._on_leave is not None:
-            await self._on_leave()
+        try:
+            if self._on_leave is not None:
+                await self._on_leave()
+        finally:
+            self._wake()
 
     # What follows is for the driver.
 
@@ -72,10 +85,15 @@ class RunningJob:
             self.ready.exception()  # the caller may have gone; then nobody needs it
 
     def deliver(self, event: JobEvent) -> None:
-        """Hand an event to the reader, unless it has left."""
-        if not self.has_left:
+        """Hand an event to the reader, unless it has left; what it has not taken yet is put together."""
+        if self.has_left:
+            return
+        joined = _joined(self._events[-1], event) if self._events else None
+        if joined is None:
             self._events.append(event)
-            self._wake()
+        else:
+            self._events[-1] = joined
+        self._wake()
 
     def complete(self, event: Completed) -> None:
         """Hand over the last event."""
@@ -91,3 +109,13 @@ class RunningJob:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+def _joined(earlier: JobEvent, later: JobEvent) -> Delta | None:
+    """Return two pieces of an answer as one; None if they are not, or it would be a long one."""
+    if not isinstance(earlier, Delta) or not isinstance(later, Delta) or earlier.node != later.node:
+        return None
+    if len(earlier.ids) + len(later.ids) > MOST_TOGETHER:
+        return None
+    ids, text = earlier.ids + later.ids, earlier.text + later.text
+    return Delta(ids, text, earlier.logprobs + later.logprobs, earlier.node)

@@ -14,7 +14,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from tallystick.models import confined
-from tallystick.models.chat import BadMessages, BadTemplate, Prompt, PromptTooLong, render_chat
+from tallystick.models.chat import (
+    DEFAULT_TEMPLATE,
+    BadMessages,
+    BadTemplate,
+    Prompt,
+    PromptTooLong,
+    render_chat,
+)
 from tallystick.models.child import Child, Gone
 from tallystick.models.confined import Answer, Ask, Setup
 from tallystick.models.manifest import BYTES_TOKENIZER, OPAQUE_TOKENIZER, Manifest
@@ -82,7 +89,7 @@ class Prompter:
         self._renderer = renderer
         self._manifest = manifest
         self._file = tokenizer_file
-        self._is_ours = not manifest.chat_template and tokenizer_file is None
+        self._is_ours = manifest.chat_template in ("", DEFAULT_TEMPLATE) and tokenizer_file is None
         self._turn = asyncio.Lock()
         self._child: Child | None = None
         self._standing = Standing()

@@ -36,7 +36,7 @@ from marketplace.api.openai.requests import (
     read_text,
 )
 from marketplace.api.openai.submitting import submit_once
-from marketplace.api.sse import DONE, EventStream, ReaderLeft, event, unless_reader_leaves
+from marketplace.api.sse import DONE, EventStream, event, unless_reader_leaves
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.errors import BadRequest, MarketError
 from marketplace.domain.jobs import Completed, Delta, JobEvent, JobRequest, Wishes
@@ -44,7 +44,7 @@ from marketplace.services.acceptance import Market
 from marketplace.services.catalog import Catalog
 from marketplace.services.keys import Caller
 from marketplace.services.repeats import Repeats
-from marketplace.services.running import RunningJob
+from marketplace.services.running import ReaderLeft, RunningJob
 from tallystick.models.chat import BadMessages, BadTemplate, Prompt, PromptTooLong
 from tallystick.models.tokenizer import BadTokenizer
 from tallystick.protocol.money import NanoUsd, parse_price
@@ -274,12 +274,12 @@ async def _answer(
     headers = {"x-tallystick-job": "0x" + job_id.hex()}
     try:
         if not streams:
-            whole = await unless_reader_leaves(request.receive, _collect(running, frame, shape, logprobs))
+            collecting = _collect(running, frame, shape, logprobs)
+            whole = await unless_reader_leaves(request.receive, running.aclose, collecting)
             return Response(msgspec.json.encode(whole), 200, headers, "application/json")
         # Waiting for the first event lets a job that fails at once still answer with a status.
-        first = await unless_reader_leaves(request.receive, anext(running))
+        first = await unless_reader_leaves(request.receive, running.aclose, anext(running))
     except ReaderLeft:
-        await running.aclose()
         return Response(status_code=CLIENT_CLOSED)
     except BaseException:  # a cancelled request too must stop its job; nothing is swallowed
         await running.aclose()

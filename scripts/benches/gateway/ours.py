@@ -1,6 +1,7 @@
 """The coordinator as its operator starts it, with `echo` nodes: nothing is left out."""
 
 import json
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,8 @@ SETTINGS: Final = {
     # The limit is looked at for every request, and never met.
     "TALLYSTICK_KEY_REQUESTS_PER_MINUTE": "100000000",
     "TALLYSTICK_KEY_BURST": "100000000",
-    "TALLYSTICK_SIGNUP_CREDIT_USD": "900",
+    "TALLYSTICK_SIGNUP_CREDIT_USD": "400",
+    "TALLYSTICK_SIGNUP_CREDIT_DAILY_USD": "1000",
     # What `--local` hurries along for those who watch.
     "TALLYSTICK_SETTLE_POLL_SECONDS": "5",
     "TALLYSTICK_MATURITY_LAG_SECONDS": "60",
@@ -85,11 +87,11 @@ def start_ours(crew: Crew, folder: Path, *, nodes: int) -> Target:
         pin(child.pid, LOAD_CORE)  # the chain is not the coordinator
     agents = tuple(_start_node(crew, folder, told, number) for number in range(nodes))
     crew.wait_for("the nodes' start", lambda: _served(told["base_url"], nodes))
-    account = command(["account", "sign-up", "bench@example.org"], _as_consumer(folder, told))
+    key = crew.wait_for("credit for an account", lambda: _account_with_credit(folder, told))
     return Target(
         name="Tallystick",
         url=told["base_url"] + "/chat/completions",
-        headers=(f"authorization: Bearer {account['api_key']}",),
+        headers=(f"authorization: Bearer {key}",),
         model="echo",
         streamed_model=ONE_BY_ONE,
         process_id=coordinator,
@@ -105,8 +107,13 @@ def wait_for_nodes(crew: Crew, target: Target) -> None:
     crew.wait_for("the nodes' return", lambda: _served(base_url, len(target.upstream_ids)))
 
 
-def _as_consumer(folder: Path, told: dict[str, Any]) -> dict[str, str]:
-    return {"TALLYSTICK_HOME": str(folder / "consumer"), "TALLYSTICK_URL": told["base_url"]}
+def _account_with_credit(folder: Path, told: dict[str, Any]) -> str | None:
+    """Return the key of a new account; None while the deposit behind its credit is not in the books."""
+    place = {"TALLYSTICK_HOME": str(folder / "consumer"), "TALLYSTICK_URL": told["base_url"]}
+    made = command(["account", "sign-up", f"{secrets.token_hex(4)}@example.org"], place)
+    headers = {"authorization": f"Bearer {made['api_key']}"}
+    said = httpx.get(f"{told['base_url']}/balance", headers=headers, trust_env=False).raise_for_status()
+    return str(made["api_key"]) if int(said.json()["available_nano_usd"]) else None
 
 
 def _start_node(crew: Crew, folder: Path, told: dict[str, Any], number: int) -> int:
