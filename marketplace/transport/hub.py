@@ -292,6 +292,9 @@ class WebSocketHub(Roster):
                 if not was_late and now - connection.reader.heard_at > self._rules.node_timeout:
                     silence = f"The node was silent for {now - connection.reader.heard_at:.1f} s."
                     self._end(connection.session, Goodbye(code="silent", message=silence, retry=True))
+                elif not was_late and connection.outbox.stuck_for > self._rules.node_timeout:
+                    stuck = f"The node has taken nothing for {connection.outbox.stuck_for:.1f} s."
+                    self._end(connection.session, Goodbye(code="slow", message=stuck, retry=True))
                 else:
                     connection.outbox.send(beat)
 

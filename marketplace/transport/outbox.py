@@ -24,6 +24,13 @@ class Outbox:
         self._waiting: list[AnyFrame] = []
         self._wake = asyncio.Event()
         self._overflow = False
+        self._sending_since: float | None = None
+        self._now = asyncio.get_running_loop().time
+
+    @property
+    def stuck_for(self) -> float:
+        """For how many seconds the node has not taken the message that is being sent; 0 if none is."""
+        return 0.0 if self._sending_since is None else self._now() - self._sending_since
 
     def send(self, frame: AnyFrame) -> None:
         """Queue `frame`; never blocks."""
@@ -48,10 +55,13 @@ class Outbox:
             batch = self._waiting[:BATCH]
             del self._waiting[:BATCH]
             for message in messages_of(batch):
+                self._sending_since = self._now()
                 try:
                     await self._websocket.send_bytes(message)
                 except RuntimeError as error:  # starlette's word for a socket that was closed meanwhile
                     raise WebSocketDisconnect(1006, str(error)) from error
+                finally:
+                    self._sending_since = None
 
 
 def messages_of(frames: Sequence[AnyFrame]) -> list[bytes]:

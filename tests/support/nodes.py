@@ -293,6 +293,11 @@ class NodeConnection:
         if heartbeats:
             self._tasks.append(asyncio.create_task(self._beat()))
 
+    def deafen(self) -> None:
+        """Read nothing more."""
+        self._tasks[0].cancel()
+        self.socket.transport.pause_reading()
+
     async def close(self) -> None:
         """Leave in order."""
         for task in self._tasks:

@@ -202,6 +202,20 @@ async def test_a_silent_node_is_dropped_and_its_jobs_are_lost() -> None:
         assert (await goodbye_of(node)).code == "silent"
 
 
+async def test_a_node_that_speaks_but_does_not_listen_is_dropped() -> None:
+    node = ScriptedNode(1, _never)
+    hub = a_hub(StakeList(node), Notes())
+    async with running_hub(hub) as url, connected(node, url) as connection:
+        await eventually(lambda: len(hub.nodes()) == 1)
+        connection.deafen()
+        # More than sockets hold; its heartbeats still come.
+        streams = [await hub.open(node.address, a_job(prompt_text="x" * 1_000_000)) for _ in range(16)]
+        for stream in streams:
+            with pytest.raises(NodeLost, match="taken nothing"):
+                await anext(aiter(stream))
+        await eventually(lambda: hub.nodes() == [])
+
+
 async def test_a_node_that_vanishes_loses_its_jobs_at_once() -> None:
     async def dies(work: Work) -> None:
         await work.tokens(b"ab")
