@@ -62,6 +62,7 @@ from marketplace.services.nodes import NodeService
 from marketplace.services.receipts import ReceiptBook
 from marketplace.services.repeats import Repeats
 from marketplace.services.settlement import Settlement
+from marketplace.services.settlement.behind import check_not_behind
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs
 from marketplace.services.settlement.terms import SettlementTerms
@@ -309,6 +310,7 @@ class Coordinator:
             await self._open_treasury()
             await release_orphans(self.database)
             await self.back_office.prepare()
+            await check_not_behind(self.database, self.chain)
             await self.nodes.see_suspensions()
             await self.scheduler.start()
             stack.push_async_callback(self.scheduler.stop)

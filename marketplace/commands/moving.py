@@ -39,6 +39,10 @@ def wind_down(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 @foreseen(MarketError, ValueError)
 def carry_over(
     old: Annotated[Path, typer.Argument(help="The data directory of the books that were wound down.")],
+    abandoned: Annotated[
+        bool,
+        typer.Option("--abandoned", help="The old books are behind their chain and cannot be wound down."),
+    ] = False,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,17 +53,18 @@ def carry_over(
 
     Example: tallystick coordinator carry-over /srv/market-1 --data-dir /srv/market-2
     """
-    show(asyncio.run(_carry(Settings(data_dir=old), local_settings(data_dir))), as_json, facts)
+    told = asyncio.run(_carry(Settings(data_dir=old), local_settings(data_dir), abandoned))
+    show(told, as_json, facts)
 
 
-async def _carry(old: Settings, new: Settings) -> dict[str, Any]:
+async def _carry(old: Settings, new: Settings, abandoned: bool) -> dict[str, Any]:
     if old.books_url == new.books_url:
         raise CommandFailed("these are the same books; name the new ones with --data-dir")
     moved, credit, taken = 0, 0, []
     with sole_owner(old.books_url):
         async with open_books(old) as source, open_books(new) as target:
             left = await source.read(winding.remaining)
-            if not left.is_wound_down:
+            if not left.is_wound_down and not abandoned:
                 raise CommandFailed("the old books are not wound down; see tallystick coordinator wind-down")
             nodes = await source.read(winding.suspended_nodes)
             await target.write(lambda session: winding.keep_suspended(session, nodes))

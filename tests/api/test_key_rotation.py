@@ -23,7 +23,7 @@ from tests.api.test_operator import run
 from tests.support.anvil import LONG_TERMS, OWNER
 from tests.support.servers import OPERATOR, Place, Server, a_place, a_server
 
-PATIENCE = 60
+PATIENCE = 90
 OWNER_SECRET = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 SETTINGS: dict[str, Any] = {
     "maturity_lag_seconds": 0,

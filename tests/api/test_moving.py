@@ -12,6 +12,7 @@ from openai import OpenAI
 from marketplace.services import winding
 from marketplace.services.audit_books import audit_books
 from marketplace.services.keys import KeyTerms
+from marketplace.services.maturity import mature_due
 from provider.wallet import Operator
 from tests.api.asking import ask
 from tests.api.conftest import new_consumer
@@ -82,6 +83,7 @@ def test_a_market_moves_to_new_contracts(tmp_path: Path) -> None:
         with a_server(old, first, **SETTINGS, accept_jobs=False) as server:
             with server.openai(by_email) as client, pytest.raises(openai.APIStatusError, match="no new jobs"):
                 ask(client, "hello")
+            server.do(mature_due(server.parts.database, server.parts.clock))  # before the epoch ends
             old.background.do(old.market.wait(LONG_TERMS.epoch_length))
             until(
                 lambda: old.background.do(old.market.mine()) or server.read(winding.remaining).is_wound_down

@@ -16,7 +16,7 @@ from tests.api.test_operator import run
 from tests.support.nodes import key_of
 from tests.support.servers import NODE, OPERATOR, Server
 
-PATIENCE = 20
+PATIENCE = 90
 
 
 def until(is_it: Callable[[], bool]) -> None:

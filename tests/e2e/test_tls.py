@@ -29,7 +29,7 @@ from tests.support.hubs import eventually
 from tests.support.servers import COORDINATOR_SECRET, NODE, Place, a_place
 
 pytestmark = pytest.mark.anvil
-PATIENCE = 60
+PATIENCE = 90
 READER = "reader@example.com"
 
 
