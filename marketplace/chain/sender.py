@@ -8,8 +8,15 @@ from tallystick.evm import Connection, Cost, EvmError, NodeUnreachable, Reverted
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
-_HARMLESS = ("nonce too low", "already known", "already imported", "underpriced")
-"""What a node says about a transaction that it has, or that is mined: its outcome tells more."""
+_HARMLESS = (
+    "nonce too low",
+    "already known",
+    "already imported",
+    "underpriced",
+    "less than block base fee",
+)
+"""What a node says about a transaction that it has, that is mined, or that bids too little since gas became
+dear: its outcome tells more, and one that waits for long bids more."""
 
 
 class EvmSender:
