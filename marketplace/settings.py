@@ -139,6 +139,13 @@ class Settings(BaseSettings):
     address_burst: int = Field(30, ge=0, description="Requests at once without a key, from one address.")
     sign_ups_per_hour: int = Field(5, ge=0, description="New accounts an hour from one address.")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
+    request_seconds: float = Field(60.0, gt=0, description="A request must have arrived whole by then.")
+    write_seconds: float = Field(
+        30.0, gt=0, description="A reader that takes nothing of its answer for so long is given up."
+    )
+    max_connections: int = Field(
+        4000, ge=1, description="Connections at once, of nodes and clients; fewer if files run out."
+    )
     trusted_proxies: tuple[str, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed, as a JSON list."
     )

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from marketplace.api.errors import error_response, unforeseen_response
@@ -19,6 +20,7 @@ log = structlog.get_logger()
 MAX_BODY_BYTES: Final = 1024 * 1024
 MOST_DIGITS: Final = 20
 """Of an announced length: Python reads numbers of thousands of digits slowly, or not at all."""
+CLIENT_CLOSED: Final = 499
 Observe = Callable[[str, str, int, float], None]
 """Called with method, route, status and seconds for every request."""
 
@@ -77,6 +79,9 @@ class AccessLog:
     ) -> None:
         try:
             await self._app(scope, receive, send)
+        except ClientDisconnect:
+            # Nobody reads it; it is for the log.
+            await send({"type": "http.response.start", "status": CLIENT_CLOSED, "headers": []})
         except Exception as error:  # the last place where a bug can still become an answer
             request_id = scope["state"]["request_id"]
             if not isinstance(error, MarketError) or isinstance(error, Broken):

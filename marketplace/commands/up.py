@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -19,6 +20,7 @@ from marketplace.commands.local import local_chain
 from marketplace.domain.errors import MarketError
 from marketplace.logs import LOG_NAME, configure_logs
 from marketplace.settings import Settings
+from marketplace.transport.patience import Patience, patient_http
 from tallystick.anvil import AnvilMissing
 from tallystick.commands.console import CommandFailed, console, foreseen
 from tallystick.deployment import BadDeployment
@@ -26,6 +28,8 @@ from tallystick.evm import EvmError
 
 log = structlog.get_logger()
 SHUTDOWN_SECONDS = 30
+SPARE_FILES = 200
+"""For books, blobs, logs, mails and the chain."""
 
 
 class Server(uvicorn.Server):
@@ -116,7 +120,7 @@ async def _up(
                 ssl_keyfile=settings.tls_key,
                 log_config=None,
                 access_log=False,
-                http="httptools",
+                http=patient_http(_patience(settings)),
                 ws="websockets-sansio",
                 ws_max_size=4 * 1024 * 1024,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -125,6 +129,20 @@ async def _up(
             )
         )
         await _serve(server, parts, json_file)
+
+
+def _patience(settings: Settings) -> Patience:
+    """Return the limits on slow clients, with no more connections than leave files for everything else."""
+    most = settings.max_connections
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < most + SPARE_FILES:
+        soft = most + SPARE_FILES if hard == resource.RLIM_INFINITY else min(hard, most + SPARE_FILES)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return Patience(
+        request_seconds=settings.request_seconds,
+        write_seconds=settings.write_seconds,
+        max_connections=max(1, min(most, soft - SPARE_FILES)),
+    )
 
 
 async def _serve(server: uvicorn.Server, parts: Coordinator, json_file: Path | None) -> None:

@@ -48,7 +48,7 @@ def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
         connection.isolation_level = None  # the driver must not begin or commit on its own
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # Ids are random, so each job touches pages of its own: room to keep them, and to copy them back rarely.
+        # Ids are random, so each job touches pages of its own: keep many, and copy them back rarely.
         connection.execute("PRAGMA cache_size = -65536")
         connection.execute("PRAGMA wal_autocheckpoint = 8000")
         connection.execute("PRAGMA foreign_keys = ON")

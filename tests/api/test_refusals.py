@@ -306,6 +306,7 @@ def test_parallel_requests_never_hold_more_than_there_is(server: Server, consume
         refused = [next(done).result().status_code for _ in range(7)]
         server.place.background.loop.call_soon_threadsafe(server.acts.allowed.set)
         answers = [one.result().status_code for one in waiting]
+    server.place.background.loop.call_soon_threadsafe(server.acts.allowed.clear)
     assert refused == [402] * 7
     assert sorted(answers) == [200] * 3 + [402] * 7
     server.quiet()

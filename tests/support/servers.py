@@ -24,6 +24,7 @@ from marketplace.app import Coordinator, coordinator
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.settings import Settings
 from marketplace.storage.tables import Account
+from marketplace.transport.patience import Patience, patient_http
 from provider.agent import Agent
 from provider.config import ProviderConfig
 from provider.wallet import Operator
@@ -219,10 +220,13 @@ async def _running(
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
+        # So that a reader who does not read is in the way after little.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         settings = _settings(place, folder, listener.getsockname()[1], changes)
         parts = await stack.enter_async_context(coordinator(settings, is_local=True))
         app = await stack.enter_async_context(parts.running())
-        await stack.enter_async_context(_serving(app, listener))
+        patience = Patience(settings.request_seconds, settings.write_seconds, look_every=0.2)
+        await stack.enter_async_context(_serving(app, listener, patience))
         server = Server(place, parts, folder, place.acts, app)
         await _until(lambda: _treasury_is_seen(parts))
         if with_node:
@@ -259,9 +263,15 @@ def _settings(place: Place, folder: Path, port: int, changes: dict[str, Any]) ->
 
 
 @contextlib.asynccontextmanager
-async def _serving(app: Any, listener: socket.socket) -> AsyncIterator[None]:
+async def _serving(app: Any, listener: socket.socket, patience: Patience) -> AsyncIterator[None]:
     config = uvicorn.Config(
-        app, lifespan="off", log_config=None, access_log=False, ws="websockets-sansio", server_header=False
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=patient_http(patience),
+        ws="websockets-sansio",
+        server_header=False,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
