@@ -28,6 +28,7 @@ BlockId = int | str
 
 _TIMEOUT_S: Final = 30
 READS_A_REQUEST: Final = 100
+_LOGS_AT_ONCE: Final = 100
 _ETH_CALL: Final = RPCEndpoint("eth_call")
 
 
@@ -155,12 +156,17 @@ class Connection:
     ) -> list[Log]:
         """Return the contracts' events in the blocks `first` … `last`, in order; `topics` narrows them."""
         asked: dict[str, Any] = {"address": [_sum(one) for one in contracts]}
-        asked |= {"fromBlock": first, "toBlock": last}
+        asked |= {"fromBlock": hex(first), "toBlock": hex(last)}
         if topics:
             asked["topics"] = [[to_hex(one) for one in topics]]
-        found = await _translated(self.web3.eth.get_logs(asked))  # type: ignore[arg-type]
-        read = (_read_log(contracts, one) for one in found)
-        return sorted((one for one in read if one), key=lambda one: (one.block_number, one.index))
+        # Asked for as plain JSON: web3 takes ten times as long over a log as its decoding does.
+        found = await self.rpc("eth_getLogs", asked)
+        logs: list[Log] = []
+        for at in range(0, len(found), _LOGS_AT_ONCE):
+            read = (_read_log(contracts, one) for one in found[at : at + _LOGS_AT_ONCE])
+            logs += (one for one in read if one)
+            await asyncio.sleep(0)
+        return sorted(logs, key=lambda one: (one.block_number, one.index))
 
     async def rpc(self, method: str, *parameters: Any) -> Any:
         """Return the result of any JSON-RPC method (`anvil_mine`, say). Raises NodeUnreachable."""
@@ -270,17 +276,18 @@ def _request(call: Call, sender: Address | None) -> Any:
 
 def _read_log(contracts: Mapping[Address, Artifact], found: Any) -> Log | None:
     address = to_address(found["address"])
-    read = contracts[address].decode_log([bytes(one) for one in found["topics"]], bytes(found["data"]))
+    topics = [bytes.fromhex(one[2:]) for one in found["topics"]]
+    read = contracts[address].decode_log(topics, bytes.fromhex(found["data"][2:]))
     if read is None:
         return None
     return Log(
         contract=address,
         event=read[0],
         fields=read[1],
-        block_number=found["blockNumber"],
-        block_hash=bytes(found["blockHash"]),
-        transaction=bytes(found["transactionHash"]),
-        index=found["logIndex"],
+        block_number=int(found["blockNumber"], 16),
+        block_hash=bytes.fromhex(found["blockHash"][2:]),
+        transaction=bytes.fromhex(found["transactionHash"][2:]),
+        index=int(found["logIndex"], 16),
     )
 
 
