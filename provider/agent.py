@@ -138,7 +138,13 @@ class Agent:
         dialling = asyncio.create_task(
             dial(self.config.coordinator, self._identity, self._offers(), ca_file=self.config.ca_file)
         )
-        await _first_of(dialling, asyncio.create_task(self._leave.wait()))
+        try:
+            await _first_of(dialling, asyncio.create_task(self._leave.wait()))
+        except asyncio.CancelledError:
+            if dialling.done() and not dialling.cancelled() and dialling.exception() is None:
+                # It was made in the very moment in which nobody wanted it any more.
+                await dialling.result().close()
+            raise
         if dialling.cancelled():
             return
         session = dialling.result()

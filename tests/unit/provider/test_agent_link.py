@@ -379,3 +379,23 @@ async def test_work_of_somebody_who_does_not_settle_is_not_taken(tmp_path: Path)
             assert agent.evidence.recent(1) == []
             chain[0] = IDENTITY.challenge().coordinator
             await eventually(lambda: len(answered) == 1)
+
+
+async def test_a_connection_that_is_made_while_the_agent_is_ended_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = asyncio.Event()
+
+    class Session:
+        async def close(self) -> None:
+            closed.set()
+
+    async def dial(*_: object, **__: object) -> Session:
+        asyncio.get_running_loop().call_soon(task.cancel)
+        return Session()
+
+    monkeypatch.setattr("provider.agent.dial", dial)
+    async with running(an_agent(a_config(), tmp_path)) as task:
+        await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    assert closed.is_set()
