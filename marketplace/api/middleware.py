@@ -6,6 +6,7 @@ RequestId ▸ AccessLog ▸ BodyLimit ▸ DirectRoutes ▸ routes
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import count
 from typing import Any, Final
 
 import structlog
@@ -30,13 +31,15 @@ class RequestId:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._process = secrets.token_hex(6)
+        self._numbers = count()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on with an id."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = "req_" + secrets.token_hex(12)
+        request_id = f"req_{self._process}{next(self._numbers):012x}"
         scope.setdefault("state", {})["request_id"] = request_id
 
         async def tell(message: Message) -> None:
@@ -126,7 +129,7 @@ class BodyLimit:
     def _counted(self, receive: Receive) -> Callable[[], Awaitable[Message]]:
         seen = 0
 
-        async def count() -> Message:
+        async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
@@ -134,7 +137,7 @@ class BodyLimit:
                 raise self._too_large(seen)
             return message
 
-        return count
+        return counted
 
     def _too_large(self, size: int) -> TooLarge:
         return TooLarge(f"The body has at least {size} bytes; the limit is {self._most}.")
