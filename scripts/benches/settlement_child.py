@@ -38,8 +38,8 @@ from tallystick.protocol.merkle import verify
 
 COORDINATOR: Final = 1
 CONFIRMATIONS: Final = 1
-HEARTBEAT_SECONDS: Final = 0.002
-WRITE_SECONDS: Final = 0.02
+HEARTBEAT_SECONDS: Final = 0.005
+WRITE_SECONDS: Final = 0.05
 
 
 @dataclass

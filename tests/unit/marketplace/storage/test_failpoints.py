@@ -33,6 +33,8 @@ LAST = {
     "mail.py:send": "as above",
     "mail.py:_write": "as above",
     "files.py:_sync_folder": "its caller has the fail point",
+    "files.py:stage": "what is staged is kept by the caller, who has the fail point, or made again",
+    "files.py:keep_crown": "a crown that is lost is made anew",
 }
 """Functions whose effect needs no fail point beside it, and why."""
 
