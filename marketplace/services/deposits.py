@@ -14,7 +14,16 @@ from typing import Final
 import structlog
 from sqlalchemy.orm import Session
 
-from marketplace.domain.ports.chain import Authorized, Chain, ChainBlock, ChainEvent, Exit, StakeChanged
+from marketplace.domain.ports.chain import (
+    Authorized,
+    Chain,
+    ChainBlock,
+    ChainEvent,
+    Exit,
+    StakeChanged,
+    WithdrawalRequested,
+    Withdrawn,
+)
 from marketplace.domain.ports.clock import Clock
 from marketplace.services import ledger
 from marketplace.services.chain_books import MOST, apply_confirmed, apply_fresh, undo
@@ -109,12 +118,23 @@ class ChainWatcher:
         if not leaving:
             return
         exits = {address: await self._chain.exit_of(Address(address)) for address in leaving}
-        # An exit that was paid in a newer block is gone before its withdrawal was read: look again next time.
-        if await self._chain.head() != head:
+        moved = await self._moved_since(head)
+        if moved is None:
             return
+        exits = {address: found for address, found in exits.items() if address not in moved}
         now = self._clock.now_ms()
         await self._database.write(lambda session: _correct(session, exits, now))
         reach("deposits.requests_corrected")
+
+    async def _moved_since(self, head: ChainBlock) -> set[str] | None:
+        """Return whose exits changed after `head`, which are to be read first; None if it is gone itself."""
+        latest = await self._chain.head()
+        if latest == head:
+            return set()
+        if await self._chain.block(head.number) != head:
+            return None
+        newer = await self._chain.events(head.number + 1, latest.number)
+        return {event.account for event in newer if isinstance(event, WithdrawalRequested | Withdrawn)}
 
     async def _still_there(self, cursor: ChainCursor) -> bool:
         if cursor.block_number < self._first_block:

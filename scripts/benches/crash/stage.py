@@ -124,7 +124,7 @@ class Stage:
                 # A cancellation that comes at the end of a wait is lost in Python 3.11, so it is repeated.
                 for task in waiting:
                     task.cancel()
-                _, waiting = await asyncio.wait(waiting, timeout=2)
+                _, waiting = await asyncio.wait(waiting, timeout=20)
             for evidence in kept:
                 evidence.close()
 
