@@ -8,6 +8,9 @@ from sqlalchemy.engine import make_url
 
 READERS = 4
 BUSY_TIMEOUT_MS = 10_000
+WRITER_CACHE_KIB = 32_768
+CHECKPOINT_PAGES = 8_000
+"""Of 4 KiB in the write-ahead log, which is copied back when it has so many."""
 
 
 def open_writer(url: str) -> Engine:
@@ -48,9 +51,10 @@ def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
         connection.isolation_level = None  # the driver must not begin or commit on its own
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        # Ids are random, so each job touches pages of its own: keep many, and copy them back rarely.
-        connection.execute("PRAGMA cache_size = -65536")
-        connection.execute("PRAGMA wal_autocheckpoint = 8000")
+        if not read_only:
+            # Ids are random, so each job touches pages of its own: keep many, and copy them back rarely.
+            connection.execute(f"PRAGMA cache_size = -{WRITER_CACHE_KIB}")
+            connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute("PRAGMA foreign_keys = ON")
         connection.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
         connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
