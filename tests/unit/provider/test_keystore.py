@@ -18,6 +18,18 @@ def test_a_key_comes_back_with_its_passphrase_and_not_with_another(tmp_path: Pat
         load_key(tmp_path, "node", "wrong")
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"7", b"{}", b'{"crypto": {"kdf": 7}}', b"\xff", b"[" * 100_000]
+)
+def test_a_file_that_is_no_keystore_is_said_to_be_none(tmp_path: Path, content: bytes) -> None:
+    make_key(tmp_path, "node", "words")
+    key_path(tmp_path, "node").write_bytes(content)
+    with pytest.raises(KeyUnavailable, match=r"node\.json is not an Ethereum keystore"):
+        load_key(tmp_path, "node", "words")
+    with pytest.raises(KeyUnavailable, match=r"node\.json"):
+        address_of(tmp_path, "node")
+
+
 def test_the_file_is_encrypted_and_its_owners_alone(tmp_path: Path) -> None:
     import_key(tmp_path, "operator", (7).to_bytes(32, "big"), "words")
     path = key_path(tmp_path, "operator")

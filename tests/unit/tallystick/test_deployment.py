@@ -1,5 +1,6 @@
 """Deployment files."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,25 @@ def test_checksummed_addresses_load_in_lower_case(tmp_path: Path) -> None:
 def test_anything_else_is_refused_with_the_files_name(tmp_path: Path, text: str) -> None:
     file = tmp_path / "deployment.json"
     file.write_text(text)
+    with pytest.raises(BadDeployment, match=r"deployment\.json"):
+        Deployment.load(file)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch_length", 0),
+        ("epoch_length", "20"),
+        ("genesis", 1.5),
+        ("chain_id", None),
+        ("rpc_url", {}),
+        ("thaw", []),
+    ],
+)
+def test_a_field_of_another_type_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    file = tmp_path / "deployment.json"
+    DEPLOYMENT.save(file)
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}))
     with pytest.raises(BadDeployment, match=r"deployment\.json"):
         Deployment.load(file)
 

@@ -88,6 +88,14 @@ def test_a_trailing_line_is_not_part_of_a_message() -> None:
         parse_sign_in(MESSAGE.text() + "\n")
 
 
+@pytest.mark.parametrize("time", ["9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+23:59"])
+def test_a_time_beyond_the_calendar_is_refused(time: str) -> None:
+    text = MESSAGE.text()
+    issued = text.partition("Issued At: ")[2].partition("\n")[0]
+    with pytest.raises(BadSignIn, match="not a time"):
+        parse_sign_in(text.replace(issued, time))
+
+
 def test_the_digest_is_the_one_that_wallets_sign() -> None:
     text = MESSAGE.text() + " – ünïcode"
     signed = Account.sign_message(encode_defunct(text=text), (5).to_bytes(32, "big"))
