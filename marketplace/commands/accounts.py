@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from marketplace.commands.books import DataDir
 from marketplace.commands.opened import now_ms, read_books, write_books
@@ -40,7 +40,7 @@ def list_accounts(
     found = read_books(
         data_dir, lambda session: accounts.page(session, after=after, limit=limit, status=status)
     )
-    show({"accounts": [_line(one) for one in found]}, as_json, _table)
+    show({"accounts": [_line(one) for one in found]}, as_json, _lines)
 
 
 @app.command("show")
@@ -131,9 +131,12 @@ def _usd(amount: int) -> str:
     return format_usd(NanoUsd(amount))
 
 
-def _table(told: dict[str, Any]) -> Table:
-    names = ("account", "kind", "who", "status", "balance_usd", "held_usd", "spent_usd", "earned_usd")
-    rows = Table(*(name.removesuffix("_usd") for name in names), box=None, pad_edge=False)
+def _lines(told: dict[str, Any]) -> str:
+    """Return two lines for each account: other commands want its whole name, too long for a table."""
+    amounts = ("balance", "held", "spent", "earned")
+    lines = []
     for one in told["accounts"]:
-        rows.add_row(*(one[name] for name in names))
-    return rows
+        name = one["account"] if one["account"] == one["who"] else f"{one['account']}  {one['who']}"
+        money = ", ".join(f"{amount} ${one[f'{amount}_usd']}" for amount in amounts)
+        lines += [escape(name.rstrip()), f"    {one['kind']}, {one['status']}, {money}"]
+    return "\n".join(lines) or "There are no such accounts."

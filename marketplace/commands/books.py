@@ -29,7 +29,7 @@ FILE_URL: Final = "sqlite+pysqlite:///"
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Look into the books of the coordinator on this machine.",
+    help="Verify, back up, restore and prune the books of the coordinator on this machine.",
     epilog="Example: tallystick books verify",
 )
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.markup import escape
 
 from marketplace.commands.books import DataDir
 from marketplace.commands.opened import read_books, write_books
@@ -30,7 +30,7 @@ def list_nodes(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 
     Example: tallystick nodes list
     """
-    show({"nodes": [_line(one) for one in read_books(data_dir, known_nodes)]}, as_json, _table)
+    show({"nodes": [_line(one) for one in read_books(data_dir, known_nodes)]}, as_json, _lines)
 
 
 @app.command("suspend")
@@ -75,11 +75,16 @@ def _line(node: NodeRow) -> dict[str, Any]:
     }
 
 
-def _table(told: dict[str, Any]) -> Table:
-    rows = Table(
-        "node", "operator", "suspended", "last seen", "done", "failed", "software", box=None, pad_edge=False
-    )
+def _lines(told: dict[str, Any]) -> str:
+    """Return some lines for each node: other commands want its whole address, too long for a table."""
+    lines = []
     for one in told["nodes"]:
-        names = ("node", "operator", "suspended", "last_seen", "jobs_done", "jobs_failed", "software")
-        rows.add_row(*(str(one[name]) for name in names))
-    return rows
+        state = "suspended" if one["suspended"] else "may serve"
+        jobs = f"until then {one['jobs_done']} jobs done, {one['jobs_failed']} failed"
+        lines += [
+            one["node"],
+            f"    operator {one['operator']}",
+            f"    {state}, came or left last {one['last_seen']}, {jobs}",
+            f"    {escape(one['software'])}",
+        ]
+    return "\n".join(lines) or "There are no such nodes."

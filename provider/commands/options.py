@@ -1,6 +1,5 @@
 """Options that the provider's commands share, and how they find their home and keys."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 from provider.config import BadConfig, default_home
 from provider.keystore import KeyUnavailable
 from provider.wallet import NoChain
+from tallystick.commands import credentials
 from tallystick.evm import EvmError
 
 Home = Annotated[
@@ -32,9 +32,5 @@ FORESEEN = (BadConfig, KeyUnavailable, NoChain, EvmError, ValueError)
 
 
 def passphrase(path: Path | None, *, confirm: bool = False) -> str:
-    """Return the passphrase from a file, from TALLYSTICK_PASSPHRASE, or asked for at the terminal."""
-    if path is not None:
-        return path.read_text().strip()
-    if given := os.environ.get("TALLYSTICK_PASSPHRASE"):
-        return given
-    return str(typer.prompt("Passphrase for the keys", hide_input=True, confirmation_prompt=confirm))
+    """Return the passphrase of both keys, from where `credentials.passphrase` finds it, or asked for."""
+    return credentials.passphrase(path, confirm=confirm, words="Passphrase for the keys")

@@ -74,7 +74,7 @@ def start_market(
     def start(number: int) -> dict[str, str]:
         return start_provider(processes, options, directory, ready, number)
 
-    words = "Providers (the first time the model is converted and cached), a consumer with a wallet …"
+    words = "Providers and a consumer (the first time the model is converted) …"
     # Everybody for themselves, as on any market; whoever wants the model first makes it ready for all.
     with console.status(words), ThreadPoolExecutor(options.providers + 1) as pool:
         opening = pool.submit(open_consumer, directory, ready)

@@ -89,6 +89,7 @@ def _epochs(result: Result) -> Table:
 
 def _balances(result: Result) -> Table:
     table = Table("who", "what", "before", "after", title="On the chain")
+    table.caption = "The token has six decimals: a claim pays whole millionths, the rest stays earned."
     for address, after in result.after.items():
         before = result.before[address]
         who = ("consumer " if address == result.consumer else "operator ") + address[:10] + "…"

@@ -34,7 +34,8 @@ def document(checks: Sequence[Check]) -> dict[str, Any]:
 
 def table(told: dict[str, Any]) -> Table:
     """Return the checks of `document` for people."""
-    rows = Table("", "check", "what was found", box=None, pad_edge=False)
+    rows = Table("", "check", box=None, pad_edge=False)
+    rows.add_column("what was found", overflow="fold")  # not one character of a hash may be left out
     marks = {True: "[green]✓[/green]", False: "[red]✗[/red]", None: "[yellow]…[/yellow]"}
     for check in told["checks"]:
         detail = escape(check["detail"])

@@ -4,8 +4,11 @@ All of it is in `$TALLYSTICK_HOME` (`~/.tallystick`): `credentials.json` readabl
 `wallet.json`, an encrypted Ethereum keystore.
 """
 
+import getpass
 import json
 import os
+import sys
+import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,13 +61,30 @@ def write_private(path: Path, text: str) -> None:
     fresh.replace(path)
 
 
-def passphrase(path: Path | None, *, confirm: bool = False) -> str:
-    """Return the passphrase from a file, from TALLYSTICK_PASSPHRASE, or asked for at the terminal."""
+def passphrase(path: Path | None, *, confirm: bool = False, words: str = "Passphrase") -> str:
+    """Return the passphrase from a file, from TALLYSTICK_PASSPHRASE, or asked for with `words`.
+
+    Raises CommandFailed if the file cannot be read, or if nobody is there to be asked.
+    """
     if path is not None:
-        return path.read_text().strip()
+        try:
+            return path.read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise CommandFailed(f"the passphrase cannot be read from {path}: {error}") from error
     if given := os.environ.get("TALLYSTICK_PASSPHRASE"):
         return given
-    return str(typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm))
+    try:
+        with warnings.catch_warnings():
+            # Without a terminal the passphrase may still come through a pipe, which shows it to nobody.
+            warnings.simplefilter("ignore", getpass.GetPassWarning)
+            return str(typer.prompt(words, hide_input=True, confirmation_prompt=confirm))
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise CommandFailed(
+            "a passphrase is needed and nobody is there to type it; "
+            "set TALLYSTICK_PASSPHRASE or --passphrase-file"
+        ) from None
 
 
 def store_wallet(secret: bytes, words: str) -> Path:

@@ -88,7 +88,8 @@ def verify(
 
 
 def _epochs(told: dict[str, Any]) -> Table:
-    rows = Table("epoch", "state", "receipts", "chunks", "gas", "root", box=None, pad_edge=False)
+    rows = Table("epoch", "state", "receipts", "chunks", "gas", box=None, pad_edge=False)
+    rows.add_column("root", overflow="fold")
     for one in told["data"]:
         rows.add_row(
             str(one["epoch"]),

@@ -44,7 +44,9 @@ async def check_epoch(epoch: int, data: bytes | mmap, market: MarketInfo, chain:
     place = (rows.chain_id, rows.ledger, rows.epoch)
     checks.append(
         Check(
-            "place", place == (market.chain_id, market.ledger, epoch), f"it says chain, ledger, epoch {place}"
+            "place",
+            place == (market.chain_id, market.ledger, epoch),
+            f"it says chain {rows.chain_id}, Ledger {rows.ledger}, epoch {rows.epoch}",
         )
     )
     found = root_of(file.receipt_ids)
