@@ -48,8 +48,6 @@ class Target:
     process_id: int
     upstream_ids: tuple[int, ...]
     version: str = ""
-    owns_upstream: bool = False
-    """Whether the upstream processes serve this gateway alone."""
 
     def body(self, text: str, *, max_tokens: int, stream: bool) -> str:
         """Return a chat completion request."""
@@ -96,7 +94,6 @@ def start_ours(crew: Crew, folder: Path, *, nodes: int) -> Target:
         streamed_model=ONE_BY_ONE,
         process_id=coordinator,
         upstream_ids=agents,
-        owns_upstream=True,
     )
 
 
