@@ -44,7 +44,7 @@ class Session:
     runs: dict[str, dict[str, list[dict[str, Any]]]] = field(default_factory=dict)
 
     def run(self, name: str, kind: str, *, connections: int, seconds: float, stream: bool = False) -> None:
-        """Measure one target. Ours always has scheduled work, so it stands still while others are measured."""
+        """Measure one target; ours has work on a schedule, and stands still while others are measured."""
         ours = self.targets.get("ours")
         still = (ours.process_id, *ours.upstream_ids) if ours and name != "ours" else ()
         pause(*still)
