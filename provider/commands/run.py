@@ -8,14 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import structlog
 import typer
 
 from provider.agent import Agent, LinkRefused
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, passphrase
-from provider.commands.steering import control
+from provider.commands.steering import control, control_start
 from provider.config import ModelConfig, ProviderConfig, describe_prices, load_config
 from provider.control import NotRunning, ask, listen
 from provider.engines.base import EngineError
@@ -52,11 +52,20 @@ def run(home: Home = HOME_DEFAULT, passphrase_file: PassphraseFile = None) -> No
 
 
 async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
+    agent: Agent | None = None
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        return control_start(config, home, request) if agent is None else control(agent, home, request)
+
     async with AsyncExitStack() as stack:
+        # Loading takes a while: an owner who asks for a pause meanwhile must not wait, nor be forgotten.
+        await stack.enter_async_context(listen(home, handle))
         models = [await stack.enter_async_context(_started(terms)) for terms in config.models]
         evidence = Evidence(home / "evidence.sqlite")
         stack.callback(evidence.close)
         chain = await stack.enter_async_context(_following(config))
+        for model, terms in zip(models, config.models, strict=True):
+            model.set_terms(terms)
         agent = Agent(
             config,
             key,
@@ -67,7 +76,6 @@ async def _run(home: Path, config: ProviderConfig, key: SigningKey) -> None:
             chain_height=lambda: chain.height,
             settles=lambda: chain.coordinator,
         )
-        await stack.enter_async_context(listen(home, lambda request: control(agent, home, request)))
         await stack.enter_async_context(_watching(config, evidence))
         _drain_on_signals(agent)
         console.print(

@@ -6,7 +6,7 @@ from typing import Any, Final
 import msgspec
 
 from provider.agent import Agent
-from provider.config import ModelConfig, describe_prices, save_config
+from provider.config import BadConfig, ModelConfig, ProviderConfig, describe_prices, save_config
 from provider.serving import ServedModel
 
 TERMS: Final = frozenset({"paused", "input_price", "output_price", "slots"})
@@ -24,6 +24,50 @@ def control(agent: Agent, home: Path, request: dict[str, Any]) -> dict[str, Any]
         case _:
             raise ValueError(f"the agent does not know how to do {request!r}")
     return status_of(agent)
+
+
+def control_start(config: ProviderConfig, home: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """Do what is asked of an agent that still loads its models, and return how it is.
+
+    Raises ValueError for what it cannot do yet; a change of terms holds from its first offer on.
+    """
+    match request:
+        case {"do": "status"}:
+            pass
+        case {"do": "terms", "model": str(name), **changes}:
+            change_config(config, name, changes)
+            save_config(home, config)
+        case _:
+            raise ValueError("the agent still loads its models; ask again once it serves")
+    return {
+        "running": True,
+        "starting": True,
+        "connected": False,
+        "coordinator": config.coordinator,
+        "node": config.node,
+        "operator": config.operator,
+        "models": models_of(config),
+    }
+
+
+def change_config(config: ProviderConfig, name: str, changes: dict[str, Any]) -> None:
+    """Change the terms of the model called `name`, of all of them for "".
+
+    Raises BadConfig for a model that is not configured, ValueError for a value that cannot be.
+    """
+    found = [terms for terms in config.models if name in (terms.name, terms.model, "")]
+    if not found:
+        known = ", ".join(terms.name or terms.model for terms in config.models)
+        raise BadConfig(f"{name!r} is not configured; {known} is")
+    config.models = [changed(terms, changes) if terms in found else terms for terms in config.models]
+
+
+def models_of(config: ProviderConfig) -> list[dict[str, Any]]:
+    """Return the configured models as they are shown."""
+    return [
+        {"model": terms.name or terms.model, "prices": describe_prices(terms), "paused": terms.paused}
+        for terms in config.models
+    ]
 
 
 def changed(terms: ModelConfig, changes: dict[str, Any]) -> ModelConfig:

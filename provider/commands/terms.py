@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home
-from provider.commands.steering import changed
-from provider.config import BadConfig, describe_prices, load_config, save_config
+from provider.commands.steering import change_config, models_of
+from provider.config import load_config, save_config
 from provider.control import NotRunning, ask
 from tallystick.commands.console import AsJson, facts, foreseen, show
 
@@ -73,17 +73,6 @@ def _change(home: Path, model: str, changes: dict[str, Any]) -> dict[str, Any]:
 
 def _change_config(home: Path, model: str, changes: dict[str, Any]) -> dict[str, Any]:
     config = load_config(home)
-    found = [terms for terms in config.models if model in (terms.name, terms.model, "")]
-    if not found:
-        raise BadConfig(
-            f"{model!r} is not configured; {', '.join(terms.model for terms in config.models)} is"
-        )
-    config.models = [changed(terms, changes) if terms in found else terms for terms in config.models]
+    change_config(config, model, changes)
     save_config(home, config)
-    return {
-        "running": False,
-        "models": [
-            {"model": terms.name or terms.model, "prices": describe_prices(terms), "paused": terms.paused}
-            for terms in config.models
-        ],
-    }
+    return {"running": False, "models": models_of(config)}

@@ -250,7 +250,8 @@ async def _translated(answer: Awaitable[T]) -> T:
     except Web3RPCError as error:
         raise NodeUnreachable(_message_of(error)) from error
     except (Web3Exception, ClientError, TimeoutError, OSError) as error:
-        raise NodeUnreachable(f"the chain's node does not answer: {error!r}") from error
+        said = str(error) or type(error).__name__
+        raise NodeUnreachable(f"the chain's node does not answer: {said}") from error
 
 
 def _revert_of(error: ContractLogicError) -> Reverted:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from provider.agent import Agent
-from provider.commands.steering import control
+from provider.commands.steering import control, control_start
 from provider.config import load_config, save_config
 from provider.control import NotRunning, ask, listen, socket_path
 from tests.support.agents import a_config, an_agent
@@ -118,3 +118,17 @@ async def test_a_home_deeper_than_a_socket_may_be_works_as_well(tmp_path: Path) 
     async with listen(home, lambda request: {"fine": True}):
         assert await ask(home, {}) == {"fine": True}
     assert not socket_path(home).exists()
+
+
+def test_a_pause_that_is_asked_for_while_models_load_holds_and_is_kept(tmp_path: Path) -> None:
+    config = a_config()
+    save_config(tmp_path, config)
+    assert control_start(config, tmp_path, {"do": "status"})["starting"] is True
+    told = control_start(config, tmp_path, {"do": "terms", "model": "", "paused": True})
+    assert [model["paused"] for model in told["models"]] == [True]
+    assert [terms.paused for terms in config.models] == [True]
+    assert [terms.paused for terms in load_config(tmp_path).models] == [True]
+    with pytest.raises(ValueError, match="still loads its models"):
+        control_start(config, tmp_path, {"do": "drain"})
+    with pytest.raises(ValueError, match="'other' is not configured; echo is"):
+        control_start(config, tmp_path, {"do": "terms", "model": "other", "paused": True})
