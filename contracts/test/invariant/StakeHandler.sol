@@ -70,14 +70,7 @@ contract StakeHandler is Test {
     // --------------------------------------------------------------------------------------------------------- Operators
 
     function stake(uint256 who, uint256 units) external action {
-        address operator = operatorFor(who);
-        units = bound(units, 1, 300e6);
-        token.mint(operator, units);
-        vm.startPrank(operator);
-        token.approve(address(registry), units);
-        registry.stake(units);
-        vm.stopPrank();
-        flows[operator].staked += units * 1000;
+        stakeAs(operatorFor(who), bound(units, 1, 300e6));
         ++succeeded[msg.sig];
     }
 
@@ -93,10 +86,14 @@ contract StakeHandler is Test {
         ++succeeded[msg.sig];
     }
 
-    /// @dev Asks for the money at any time, and gets it exactly when it is due and no case is open.
+    /// @dev Asks for the money at any time, and gets it exactly when it is due and no case is open. Who is patient has some.
     function unstake(uint256 who, uint8 patience) external action {
         address operator = operatorFor(who);
-        if (patience % 4 != 0) awaitExit(operator);
+        if (patience % 4 != 0) {
+            (uint64 active, uint64 leavingNow,) = registry.stakeOf(operator);
+            if (active + leavingNow == 0) stakeAs(operator, 1e6);
+            awaitExit(operator);
+        }
         (, uint64 leaving, uint64 payableAt) = registry.stakeOf(operator);
         bool isDue = leaving >= 1000 && block.timestamp >= payableAt && registry.locksOf(operator) == 0;
         uint256 before = token.balanceOf(operator);
@@ -264,6 +261,15 @@ contract StakeHandler is Test {
 
     function nodeFor(uint256 which) private view returns (address) {
         return _nodes[which % NODES];
+    }
+
+    function stakeAs(address operator, uint256 units) private {
+        token.mint(operator, units);
+        vm.startPrank(operator);
+        token.approve(address(registry), units);
+        registry.stake(units);
+        vm.stopPrank();
+        flows[operator].staked += units * 1000;
     }
 
     /// @dev Brings an operator to where all of its stake is payable.
