@@ -78,7 +78,7 @@ def load_config(home: Path) -> ProviderConfig:
         raise BadConfig(
             f"there is no {path}; make one with: tallystick provider init --home {home}"
         ) from error
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise BadConfig(f"{path}: {error}") from error
     return config
 

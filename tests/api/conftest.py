@@ -42,6 +42,8 @@ def server(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 @pytest.fixture
 def consumer(server: Server) -> dict[str, Any]:
     """A new account with a dollar of credit: `account_id`, `api_key`, `token`."""
+    # What another test has let go on must be withheld again.
+    server.place.background.loop.call_soon_threadsafe(server.acts.allowed.clear)
     return new_consumer(server)
 
 

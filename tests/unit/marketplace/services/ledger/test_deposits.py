@@ -100,3 +100,4 @@ def test_an_account_on_credit_has_no_deposit(books: Session) -> None:
     accounts.create(books, "carol", accounts.AccountKind.EMAIL, NOW, email="c@example.com", address=ALICE)
     with pytest.raises(Broken):
         ledger.credit_deposit(books, ALICE, NanoUsd(1), "", NOW)
+    books.rollback()
