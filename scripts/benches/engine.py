@@ -3,8 +3,9 @@
     scripts/bench engine --threads 1 --pairs 3
 
 A pair is the same jobs twice: one after the other, and arriving at Poisson times so quickly that the slots
-stay full. Prompts and lengths differ from job to job; every answer is made to its full length. CPU seconds
-are given beside wall seconds, as a busy machine spoils the latter. Answers that company changes are counted.
+stay full. "At once" is the time in which every slot has a job. Prompts and lengths differ from job to job;
+every answer is made to its full length. CPU seconds are given beside wall seconds, as a busy machine spoils
+the latter. Answers that company changes are counted.
 """
 
 import argparse
@@ -71,6 +72,35 @@ class Stopwatch:
         return Spent(time.perf_counter() - self._wall, time.process_time() - self._cpu)
 
 
+class FullSlots:
+    """Counts the tokens that are made, and the time that passes, while every slot has a job."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._jobs = 0
+        self._watch: Stopwatch | None = None
+        self._tokens = 0
+        self.tokens = 0
+        self.spent = Spent(0.0, 0.0)
+        """Both up to the last token before a slot was left empty."""
+
+    def begin(self) -> None:
+        """A job has come."""
+        self._jobs += 1
+        if self._jobs == self._slots and self._watch is None:
+            self._watch = Stopwatch()
+
+    def made(self, tokens: int) -> None:
+        """Some job's tokens have come."""
+        if self._watch is not None and self._jobs >= self._slots:
+            self._tokens += tokens
+            self.tokens, self.spent = self._tokens, self._watch.read()
+
+    def end(self) -> None:
+        """A job has gone."""
+        self._jobs -= 1
+
+
 @dataclass(frozen=True)
 class Bench:
     """An engine that runs, and the jobs it is given."""
@@ -83,12 +113,16 @@ class Bench:
         """How many tokens the answers have, all together."""
         return sum(job.parameters.max_tokens for job in self.jobs)
 
-    async def answer(self, job: EngineJob) -> list[int]:
+    async def answer(self, job: EngineJob, full: FullSlots | None = None) -> list[int]:
         """Return a job's ids."""
         ids: list[int] = []
+        full = full or FullSlots(1)
+        full.begin()
         async for event in self.engine.generate(job):
             if isinstance(event, EngineTokens):
                 ids += event.ids
+                full.made(len(event.ids))
+        full.end()
         return ids
 
     async def one_by_one(self) -> tuple[list[list[int]], Spent]:
@@ -97,14 +131,14 @@ class Bench:
         answers = [await self.answer(job) for job in self.jobs]
         return answers, watch.read()
 
-    async def poisson(self, mean_gap: float, seed: int) -> tuple[list[list[int]], Spent]:
+    async def poisson(self, mean_gap: float, seed: int) -> tuple[list[list[int]], Spent, FullSlots]:
         """Return the answers of jobs that arrive `mean_gap` seconds apart on average, and what they took."""
         draw = random.Random(seed)
-        watch, tasks = Stopwatch(), []
+        watch, full, tasks = Stopwatch(), FullSlots(self.engine.slots), []
         for job in self.jobs:
-            tasks.append(asyncio.create_task(self.answer(job)))
+            tasks.append(asyncio.create_task(self.answer(job, full)))
             await asyncio.sleep(draw.expovariate(1 / mean_gap))
-        return await asyncio.gather(*tasks), watch.read()
+        return await asyncio.gather(*tasks), watch.read(), full
 
 
 def make_jobs(
@@ -187,8 +221,9 @@ async def run(options: argparse.Namespace) -> dict[str, Any]:
     for number in range(options.pairs):
         alone, slow = await bench.one_by_one()
         gap = slow.wall / len(jobs) / options.together / ARRIVAL_FACTOR
-        together, fast = await bench.poisson(gap, options.seed + number)
-        pairs.append({"alone": slow, "together": fast, "changed": differing(alone, together)})
+        together, fast, full = await bench.poisson(gap, options.seed + number)
+        changed = differing(alone, together)
+        pairs.append({"alone": slow, "together": fast, "full": full, "changed": changed})
         for job in jobs[: options.beside]:
             watch = Stopwatch()
             await bench.answer(job)
@@ -211,9 +246,12 @@ def figures(options: argparse.Namespace, found: dict[str, Any]) -> list[Figure]:
     for kind, aim in (("wall", 4.0), ("cpu", 4.0)):
         alone = [getattr(pair["alone"], kind) for pair in pairs]
         together = [getattr(pair["together"], kind) for pair in pairs]
-        ratio = median_ratio(alone, together)
+        full = [getattr(pair["full"].spent, kind) / pair["full"].tokens * tokens for pair in pairs]
+        ratio = median_ratio(alone, full)
         what = f"{options.together} at once against one, {kind}"
         rows.append(Figure(what, f"{ratio:.2f} ×", f"≥ {aim:.0f} ×", ratio >= aim))
+        what = f"the same with the first and the last jobs, {kind}"
+        rows.append(Figure(what, f"{median_ratio(alone, together):.2f} ×"))
         rows.append(Figure(f"tokens a second, one by one, {kind}", spread([tokens / one for one in alone])))
         rows.append(Figure(f"tokens a second, together, {kind}", spread([tokens / one for one in together])))
     for kind in ("wall", "cpu"):
@@ -262,7 +300,11 @@ def measure(options: argparse.Namespace) -> Report:
     data = {
         **found,
         "pairs": [
-            {"alone": pair["alone"].rate(tokens), "together": pair["together"].rate(tokens)}
+            {
+                "alone": pair["alone"].rate(tokens),
+                "together": pair["together"].rate(tokens),
+                "full": pair["full"].spent.rate(pair["full"].tokens),
+            }
             for pair in found["pairs"]
         ],
         "beside": [{name: vars(spent) for name, spent in pair.items()} for pair in found["beside"]],
