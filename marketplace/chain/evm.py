@@ -17,7 +17,7 @@ from marketplace.domain.ports.chain import (
     LedgerState,
 )
 from tallystick.deployment import Contracts, Deployment
-from tallystick.evm import Connection, EvmError, Reverted
+from tallystick.evm import Connection, EvmError, Reverted, together
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 
@@ -86,11 +86,8 @@ class EvmChain:
 
     async def ledger(self) -> LedgerState:
         """See `Chain`."""
-        (epoch, chunks, pool), bond, coordinator, secret_hash = await asyncio.gather(
-            self._read("openEpoch"),
-            self._read("bond"),
-            self._read("coordinator"),
-            self._read("auditSecretHash"),
+        (epoch, chunks, pool), bond, coordinator, secret_hash = await together(
+            [self._read(view) for view in ("openEpoch", "bond", "coordinator", "auditSecretHash")]
         )
         return LedgerState(epoch, chunks, NanoUsd(pool), NanoUsd(bond), coordinator, secret_hash)
 

@@ -7,12 +7,15 @@
 
 A transaction for a purpose keeps its content until its fate is final, so that what the books say was sent
 is what the chain can have got. A process that dies at any point finds the stored transaction and
-broadcasts the same bytes again.
+broadcasts the same bytes again. Two processes that do the same at once (a lease that ran out) store one
+transaction: whoever finds another in the books than it has read sends nothing, and looks again.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import structlog
+from sqlalchemy.orm import Session
 
 from marketplace.domain.ports.chain import Batch, BatchRefused, Chain, Outcome, Sender, Signed
 from marketplace.domain.ports.clock import Clock
@@ -26,6 +29,13 @@ log = structlog.get_logger(__name__)
 
 MOST_URGENT: Final = 8
 """Bids grow by an eighth each; after eight of them somebody should look."""
+
+Condition = Callable[[Session], bool]
+"""What must hold in the write that stores a transaction."""
+
+
+def _always(_session: Session) -> bool:
+    return True
 
 
 class Transactions:
@@ -49,20 +59,21 @@ class Transactions:
         self._stuck_after_ms = stuck_after_ms
         self._bids: dict[str, int] = {}
 
-    async def push(self, purpose: str, batch: Batch) -> Outcome | None:
+    async def push(self, purpose: str, batch: Batch, while_: Condition = _always) -> Outcome | None:
         """Bring the transaction for `purpose` one step further; return its outcome once it has succeeded.
 
-        `batch` is what it sends if it has to be made. Raises BatchRefused if the Ledger would refuse it,
+        `batch` is what it sends if it has to be made, and `while_` says whether the books still want that;
+        otherwise nothing is sent. Raises BatchRefused if the Ledger would refuse it,
         or refused it; the transaction is made anew then at the next call, with what that call brings.
         Raises ChainUnavailable.
         """
         row = await self._database.read(lambda session: queries.find(session, purpose))
         if row is None or row.state in ("failed", "replaced"):
-            await self._make(purpose, batch)
+            await self._make(row, purpose, batch, while_)
             return None
         outcome = await self._sender.outcome(row.hash)
         if outcome is None:
-            await self._insist(row, batch)
+            await self._insist(row, batch, while_)
             return None
         if outcome.succeeded:
             await self._mark(row, "mined", outcome)
@@ -91,17 +102,20 @@ class Transactions:
             reach("transactions.broadcast_again")
         return len(rows)
 
-    async def _make(self, purpose: str, batch: Batch) -> None:
+    async def _make(
+        self, before: TransactionRow | None, purpose: str, batch: Batch, while_: Condition
+    ) -> None:
         address = self._sender.address
         stored = await self._database.read(lambda session: queries.next_nonce(session, address))
         nonce = max(stored, await self._sender.next_nonce())
         signed = await self._sender.sign(batch, nonce)
-        await self._store(purpose, signed, self._clock.now_ms())
+        if not await self._store(before, purpose, signed, self._clock.now_ms(), while_):
+            return
         reach("transactions.stored")
         await self._sender.broadcast(signed.raw)
         reach("transactions.broadcast")
 
-    async def _insist(self, row: TransactionRow, batch: Batch) -> None:
+    async def _insist(self, row: TransactionRow, batch: Batch, while_: Condition) -> None:
         """Broadcast again, bid more after a while, or find that another transaction took the nonce."""
         if await self._sender.used_nonces() > row.nonce:
             if await self._sender.outcome(row.hash) is None:
@@ -114,9 +128,9 @@ class Transactions:
         urgency = min(age // self._stuck_after_ms, MOST_URGENT)
         if urgency > self._bids.get(row.purpose, 0):
             self._bids[row.purpose] = urgency
-            await self._bid_more(row, batch, urgency)
+            await self._bid_more(row, batch, urgency, while_)
 
-    async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int) -> None:
+    async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int, while_: Condition) -> None:
         try:
             signed = await self._sender.sign(batch, row.nonce, urgency=urgency)
         except BatchRefused:
@@ -125,7 +139,8 @@ class Transactions:
         if signed.hash == row.hash:
             return
         log.warning("transaction_stuck", purpose=row.purpose, nonce=row.nonce, urgency=urgency)
-        await self._store(row.purpose, signed, row.created_at)
+        if not await self._store(row, row.purpose, signed, row.created_at, while_):
+            return
         reach("transactions.stored_again")
         await self._sender.broadcast(signed.raw)
         reach("transactions.bid_more")
@@ -141,7 +156,15 @@ class Transactions:
         if fault is not None:
             raise BatchRefused(fault)
 
-    async def _store(self, purpose: str, signed: Signed, created_at: int) -> None:
+    async def _store(
+        self,
+        before: TransactionRow | None,
+        purpose: str,
+        signed: Signed,
+        created_at: int,
+        while_: Condition,
+    ) -> bool:
+        """Store what was signed in place of `before`; return whether that was still so, and still wanted."""
         row = TransactionRow(
             purpose=purpose,
             sender=self._sender.address,
@@ -152,7 +175,9 @@ class Transactions:
             created_at=created_at,
             gas_used=0,
         )
-        await self._database.write(lambda session: queries.put(session, row))
+        return await self._database.write(
+            lambda session: while_(session) and queries.put(session, row, before)
+        )
 
     async def _mark(self, row: TransactionRow, state: str, outcome: Outcome | None) -> None:
         if row.state == state:

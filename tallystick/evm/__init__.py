@@ -8,7 +8,7 @@ Addresses are lower-case strings as everywhere; amounts are plain integers in th
 """
 
 from tallystick.evm.abi import Artifact, Log, load_artifact
-from tallystick.evm.connection import Block, Call, Connection, Contract, Mined, connect
+from tallystick.evm.connection import Block, Call, Connection, Contract, Mined, connect, together
 from tallystick.evm.errors import EvmError, NodeUnreachable, Reverted, TransactionStuck
 from tallystick.evm.transactions import Fees, SignedTransaction, sign_transaction
 from tallystick.evm.wallet import Cost, Wallet
@@ -32,4 +32,5 @@ __all__ = [
     "connect",
     "load_artifact",
     "sign_transaction",
+    "together",
 ]

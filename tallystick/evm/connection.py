@@ -212,7 +212,7 @@ class Contract:
             answers = []
         if not all(answers) or len(answers) != len(each):
             # Some nodes take fewer calls at once, or none; one that is down says so here.
-            return await asyncio.gather(*(self.read(function, one, at=at) for one in each))
+            return await together([self.read(function, one, at=at) for one in each])
         unpack = self.artifact.function(function).unpack_outputs
         return [unpack(answer) for answer in answers]
 
@@ -223,10 +223,25 @@ async def connect(rpc_url: str) -> Connection:
     web3: AsyncWeb3[Any] = AsyncWeb3(provider)
     try:
         chain_id = await _translated(web3.eth.chain_id)
-    except NodeUnreachable as error:
+    except BaseException as error:
+        # Also if this was cancelled: nobody else could close what it opened.
         await provider.disconnect()
-        raise NodeUnreachable(f"no chain answers at {rpc_url}: {error.text}") from error
+        if isinstance(error, NodeUnreachable):
+            raise NodeUnreachable(f"no chain answers at {rpc_url}: {error.text}") from error
+        raise
     return Connection(web3, chain_id)
+
+
+async def together(reads: Sequence[Awaitable[Any]]) -> list[Any]:
+    """Return what all of `reads` give, made at once; the first error is raised after the last has ended.
+
+    One that is left running would open the connection again that its caller closes after the error.
+    """
+    answers = await asyncio.gather(*reads, return_exceptions=True)
+    for answer in answers:
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
 
 
 @asynccontextmanager

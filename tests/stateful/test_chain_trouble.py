@@ -76,7 +76,7 @@ async def test_a_real_chain_that_loses_its_last_blocks(tmp_path: Path, depth: in
         await made.check()
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(8))
 async def test_two_that_settle_at_once_charge_once(tmp_path: Path, seed: int) -> None:
     """The lease keeps them apart; if it ever does not, the books and the Ledger do."""
     async with town("memory", tmp_path, rows_per_chunk=1) as made:

@@ -32,7 +32,7 @@ def close_epoch(
     """Record the treasury's part in epoch `number`, whose other rows are marked, and that it is closed, once;
     a second time changes nothing."""
     epoch = queries.epoch(session, number)
-    if epoch is None or epoch.state == "closed":
+    if epoch is None or not queries.is_still(session, epoch):
         return
     for row in queries.rows_of_account(session, number, TREASURY_ID):
         # What the treasury's payouts bring is for it to claim; its books count its deposit and its fees.

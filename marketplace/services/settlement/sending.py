@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.epochs import NOTHING, Line, balance
-from marketplace.domain.ports.chain import BatchRefused, Chain, Fault, FaultKind
+from marketplace.domain.ports.chain import BatchRefused, Chain, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
 from marketplace.services.settlement.books import read_snapshot
@@ -18,6 +18,7 @@ from marketplace.services.transactions import Transactions
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import settlement as queries
+from marketplace.storage.queries import transactions
 from marketplace.storage.tables import EpochRow, SettlementRow
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
@@ -28,6 +29,13 @@ log = structlog.get_logger(__name__)
 def purpose(epoch: int, chunk: int) -> str:
     """Return the name under which a chunk's transaction is stored."""
     return f"settle/{epoch}/{chunk}"
+
+
+def next_chunk(ledger: LedgerState, epoch: EpochRow) -> int | None:
+    """Return which chunk of an epoch the Ledger takes next, or None if it has closed the epoch."""
+    if ledger.next_epoch > epoch.number:
+        return None
+    return ledger.chunks if ledger.next_epoch == epoch.number else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +74,23 @@ class Courier:
             return
         rows = await self._database.read(lambda session: queries.rows_of_chunk(session, epoch.number, chunk))
         try:
-            await self._transactions.push(purpose(epoch.number, chunk), chunk_batch(epoch, chunk, rows))
+            await self._transactions.push(
+                purpose(epoch.number, chunk),
+                chunk_batch(epoch, chunk, rows),
+                # What the Ledger gets of a chunk has to be what the books say of it.
+                while_=lambda session: queries.is_still(session, epoch),
+            )
         except BatchRefused as refused:
             await self._amend(epoch, chunk, refused.fault)
 
     async def _amend(self, epoch: EpochRow, chunk: int, fault: Fault) -> None:
-        """Plan the rows from `chunk` on anew, without the row at fault; the epoch is published again then."""
+        """Plan the rows from `chunk` on anew, without the row at fault; the epoch is published again then.
+
+        Not if the Ledger took another transaction for the chunk meanwhile: its rows are settled as they are.
+        """
+        ledger = await self._chain.ledger()
+        if chunk != next_chunk(ledger, epoch):
+            return
         rows = await self._database.read(lambda session: queries.rows_of(session, epoch.number))
         now = self._clock.now_ms()
         snapshot = await self._database.read(lambda session: read_snapshot(session, self._terms.rules, now))
@@ -83,7 +102,6 @@ class Courier:
             charges=[replace(one, before=on_chain.get(one.address, NOTHING).spent) for one in rest.charges],
             payouts=[replace(one, before=on_chain.get(one.address, NOTHING).earned) for one in rest.payouts],
         )
-        ledger = await self._chain.ledger()
         treasury = snapshot.treasury_on(on_chain)
         charges, payouts, deferred = balance(
             [one for one in fresh.charges if one.moves > 0],
@@ -98,11 +116,12 @@ class Courier:
         if rest.fault_row is None and not _differ(rows, planned, chunk):
             alarm("epoch_refused", epoch=epoch.number, chunk=chunk, reason=fault.reason)
             return
-        self._report(epoch.number, rest, fault, deferred)
-        await self._database.write(
-            lambda session: _replace(session, epoch.number, chunk, chunks, planned, rest.fault_row, fault)
+        replaced = await self._database.write(
+            lambda session: _replace(session, epoch, chunk, chunks, planned, rest.fault_row, fault)
         )
-        reach("settlement.amended")
+        if replaced:
+            self._report(epoch.number, rest, fault, deferred)
+            reach("settlement.amended")
 
     def _report(self, number: int, rest: Rest, fault: Fault, deferred: Mapping[Address, int]) -> None:
         if rest.fault_row is None:
@@ -151,17 +170,21 @@ def _differ(rows: Sequence[SettlementRow], planned: Sequence[SettlementRow], chu
 
 def _replace(
     session: Session,
-    number: int,
+    epoch: EpochRow,
     chunk: int,
     chunks: int,
     planned: list[SettlementRow],
     fault_row: SettlementRow | None,
     fault: Fault,
-) -> None:
+) -> bool:
+    """Put rows in place of those from `chunk` on, unless they may reach the Ledger; return whether."""
+    number = epoch.number
+    if not queries.is_still(session, epoch) or transactions.is_live(session, purpose(number, chunk)):
+        return False
     queries.drop_rows(session, number, chunk)
     queries.add_rows(session, planned)
     if fault_row is not None:
         fault_row.set_aside, fault_row.chunk, fault_row.position = fault.reason, 0, 0
         fault_row.consent_spent, fault_row.consent_signature = None, None
         queries.add_rows(session, [fault_row])
-    queries.change_epoch(session, number, state="sealed", chunks=chunks)
+    return queries.change_epoch(session, number, state="sealed", chunks=chunks)

@@ -10,7 +10,7 @@ from marketplace.services.alarms import alarm
 from marketplace.services.settlement.closing import close_epoch, mark_rows
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.sealing import Sealer
-from marketplace.services.settlement.sending import Courier, purpose
+from marketplace.services.settlement.sending import Courier, next_chunk, purpose
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.settlement.workshop import MANY, Workshop
 from marketplace.services.transactions import Transactions
@@ -64,16 +64,16 @@ class Settlement:
         if epoch is None:
             return await self._begin()
         ledger = await self._chain.ledger()
-        if ledger.next_epoch > epoch.number:
-            return not await self._close(epoch)
+        chunk = next_chunk(ledger, epoch)
+        if chunk is None:
+            return not await self._close(epoch.number)
         if epoch.state == "sealed" or not self._files.has(epoch.file_hash):
             await self._publish(epoch)
             return True
         if epoch.state == "published":
             await self._change(epoch, state="sending")
             reach("settlement.sending")
-        at_work = ledger.next_epoch == epoch.number
-        await self._courier.send(epoch, ledger.chunks if at_work else 0)
+        await self._courier.send(epoch, chunk)
         return True
 
     async def _begin(self) -> bool:
@@ -102,12 +102,17 @@ class Settlement:
     async def _publish(self, epoch: EpochRow) -> None:
         file_hash = await self._workshop.publish(epoch)
         reach("settlement.file_written")
-        await self._change(epoch, state="published", file_hash=file_hash)
+        if not await self._change(epoch, state="published", file_hash=file_hash):
+            return
         reach("settlement.published")
         log.info("epoch_published", epoch=epoch.number, file=to_hex(file_hash), receipts=epoch.receipt_count)
 
-    async def _close(self, epoch: EpochRow) -> bool:
+    async def _close(self, number: int) -> bool:
         """Enter the closed epoch into the books once it is deep enough; return whether it was."""
+        # Read after the Ledger was: from its closing on, an epoch's rows stay as they are.
+        epoch = await self._database.read(lambda session: queries.epoch(session, number))
+        if epoch is None or epoch.state == "closed":
+            return True
         head = await self._chain.head()
         found = await self._transactions.outcome(purpose(epoch.number, epoch.chunks - 1))
         transaction = None if found is None else found[0]
@@ -147,5 +152,10 @@ class Settlement:
         # The closing went through under a hash that was replaced in the books: wait from when it was noticed.
         return self._seen_closed.setdefault(epoch.number, head.number)
 
-    async def _change(self, epoch: EpochRow, **values: object) -> None:
-        await self._database.write(lambda session: queries.change_epoch(session, epoch.number, **values))
+    async def _change(self, epoch: EpochRow, **values: object) -> bool:
+        """Change an epoch unless its rows are others than when it was read; return whether."""
+        return await self._database.write(
+            lambda session: (
+                queries.is_still(session, epoch) and queries.change_epoch(session, epoch.number, **values)
+            )
+        )

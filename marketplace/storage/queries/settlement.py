@@ -113,6 +113,19 @@ def change_epoch(session: Session, number: int, **values: object) -> bool:
     return bool(result.rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult
 
 
+def is_still(session: Session, was: EpochRow) -> bool:
+    """Return whether an epoch is open and has the rows that it had when `was` was read.
+
+    It stays so to the end of the work. An epoch whose rows are planned anew is sealed until its file, which
+    has another hash then, is published.
+    """
+    statement = select(P.c.state, P.c.file_hash).where(P.c.number == was.number).with_for_update()
+    now = session.execute(statement).one_or_none()
+    if now is None or now.state == "closed" or now.file_hash != was.file_hash:
+        return False
+    return bool((now.state == "sealed") == (was.state == "sealed"))
+
+
 def unassigned_receipts(session: Session) -> Iterator[bytes]:
     """Give the ids of matured receipts that are in no epoch that was put together, in order."""
     yield from session.scalars(_unassigned(R.c.id).order_by("id"), execution_options=_FEW_AT_A_TIME)

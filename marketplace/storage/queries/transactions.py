@@ -17,11 +17,25 @@ def find(session: Session, purpose: str) -> TransactionRow | None:
     return session.scalar(statement.execution_options(populate_existing=True))
 
 
-def put(session: Session, row: TransactionRow) -> None:
-    """Store a transaction, in place of an earlier one for the same purpose."""
+def is_live(session: Session, purpose: str) -> bool:
+    """Return whether a transaction for a purpose was mined, or may be as it was signed."""
+    found = find(session, purpose)
+    return found is not None and found.state in ("signed", "mined")
+
+
+def put(session: Session, row: TransactionRow, before: TransactionRow | None) -> bool:
+    """Store a transaction in place of `before`, if that is still the one for its purpose; return whether."""
+    found = find(session, row.purpose)
+    if _facts(found) != _facts(before):
+        return False
     values = {column.name: getattr(row, column.name) for column in T.columns}
     statement = upsert(session, T).values(**values)
     session.execute(statement.on_conflict_do_update(index_elements=[T.c.purpose], set_=values))
+    return True
+
+
+def _facts(row: TransactionRow | None) -> tuple[bytes, str] | None:
+    return None if row is None else (row.hash, row.state)
 
 
 def change(session: Session, purpose: str, transaction: bytes, **values: object) -> bool:

@@ -1,5 +1,6 @@
 """One key, one transaction at a time: whatever happens to it, its purpose is served once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,3 +163,46 @@ async def test_a_transaction_that_a_reorganisation_removed_is_sent_again(setting
     assert await transactions.push(PURPOSE, CHARGE) is None
     assert await transactions.push(PURPOSE, CHARGE) is not None
     assert (await setting.driver.chain.accounts([address(ALICE)]))[address(ALICE)].spent == USD
+
+
+async def test_two_processes_that_make_a_transaction_for_one_purpose_at_once_send_one(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both find none in the books; what the second has signed must not take the first one's place."""
+    memory = setting.driver.memory
+    memory.holds_back = True
+    sent: set[bytes] = set()
+    broadcast = memory.broadcast
+
+    async def overheard(raw: bytes) -> None:
+        sent.add(raw)
+        await broadcast(raw)
+
+    monkeypatch.setattr(memory, "broadcast", overheard)
+    dearer = Batch(0, 0, (Charge(address(ALICE), NanoUsd(2 * USD)),), ())
+    await asyncio.gather(
+        setting.transactions().push(PURPOSE, CHARGE), setting.transactions().push(PURPOSE, dearer)
+    )
+    stored = await setting.database.read(lambda session: queries.find(session, PURPOSE))
+    assert stored is not None
+    assert sent == {stored.raw}
+    memory.mine()
+    outcome = await memory.outcome(stored.hash)
+    assert outcome is not None
+    assert outcome.succeeded
+
+
+async def test_what_the_books_do_not_want_any_more_is_not_sent(setting: Setting) -> None:
+    transactions = setting.transactions()
+    assert await transactions.push(PURPOSE, CHARGE, lambda _session: False) is None
+    assert await setting.state() == "none"
+    assert await setting.driver.memory.used_nonces() == 0
+    setting.driver.memory.holds_back = True
+    await transactions.push(PURPOSE, CHARGE)
+    before = await setting.database.read(lambda session: queries.find(session, PURPOSE))
+    setting.clock.advance(1_000)
+    await transactions.push(PURPOSE, CHARGE, lambda _session: False)
+    after = await setting.database.read(lambda session: queries.find(session, PURPOSE))
+    assert before is not None
+    assert after is not None
+    assert after.hash == before.hash
