@@ -178,6 +178,7 @@ async def dial(
         await _shut(http, socket)
         raise LinkLost(f"{url} cannot be reached: {error}") from error
     except BaseException:
+        # Whatever ends the attempt, also a cancellation, leaves no connection open.
         await _shut(http, socket)
         raise
 

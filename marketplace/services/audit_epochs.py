@@ -19,7 +19,7 @@ from marketplace.domain.errors import Broken
 from marketplace.domain.ports.chain import Chain, FaultKind
 from marketplace.domain.ports.witness import ClosedEpoch, Witness
 from marketplace.services.audit_books import Finding
-from marketplace.services.settlement.files import EpochFiles, file_rows
+from marketplace.services.settlement.files import EpochFiles, file_rows, stored_receipts
 from marketplace.services.settlement.rows import sent_rows
 from marketplace.storage.database import Database
 from marketplace.storage.queries import pruning
@@ -31,20 +31,15 @@ from marketplace.storage.tables import EpochRow, SettlementRow
 from tallystick.audit_secrets import audit_secret_hash
 from tallystick.protocol.eip712 import Domain
 from tallystick.protocol.epochfile import (
-    PAID_BY_TREASURY,
     BadEpochFile,
     EpochFile,
-    EpochReceipt,
     EpochRows,
     encode_epoch,
 )
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.merkle import receipt_tree
-from tallystick.protocol.receipts import SignedReceipt
 
 UNKNOWN_FILE: Final = bytes(32)
-RECEIPTS_A_READ: Final = 1_000
-_decode = msgspec.msgpack.Decoder(SignedReceipt).decode
 
 
 async def audit_epochs(database: Database, files: EpochFiles, domain: Domain) -> Sequence[Finding]:
@@ -119,7 +114,7 @@ def _against_books(files: EpochFiles, domain: Domain, epoch: EpochRow, session: 
         return
     digest = keccak.new(digest_bits=256)
     try:
-        for piece in encode_epoch(rows, _receipts(session, epoch.number), epoch.receipt_count):
+        for piece in encode_epoch(rows, stored_receipts(session, epoch.number), epoch.receipt_count):
             digest.update(piece)
     except (BadEpochFile, msgspec.DecodeError) as error:
         yield Finding(subject, "its rows and receipts make a file", detail=str(error))
@@ -152,14 +147,6 @@ def _against_file(session: Session, file: EpochFile, rows: EpochRows, epoch: Epo
 
 def _places(session: Session, table: Table, number: int) -> dict[int, bytes]:
     return dict(session.execute(select(table.c.leaf, table.c.id).where(table.c.epoch == number)).all())
-
-
-def _receipts(session: Session, number: int) -> Iterator[EpochReceipt]:
-    first = 0
-    while page := queries.receipts_of(session, number, first, RECEIPTS_A_READ):
-        for body, payer_id in page:
-            yield EpochReceipt(_decode(body), PAID_BY_TREASURY if payer_id == TREASURY_ID else 0)
-        first += len(page)
 
 
 def _audit_stored(files: EpochFiles, epoch: EpochRow) -> list[Finding]:

@@ -1,26 +1,20 @@
 """`exit`: out of the market with the stake, in two steps with a wait between them."""
 
 import asyncio
-import contextlib
-import time
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.sending import confirm, send, with_transactions
+from provider.commands.sending import confirm, drained, send, with_transactions
 from provider.config import load_config
-from provider.control import NotRunning, ask
 from provider.keystore import load_key
 from provider.wallet import operator_of
 from tallystick.commands.console import AsJson, CommandFailed, foreseen, show
 from tallystick.protocol.money import format_usd
 
 app = typer.Typer()
-DRAIN_SLACK_SECONDS = 15
-"""For handing over, and for the coordinator's last answers."""
 
 
 @app.command("exit")
@@ -53,7 +47,8 @@ def leave(
                 )
             key = load_key(home, "operator", passphrase(passphrase_file))
             await confirm(operator, key, steps, yes)
-            await _drained(home, config.drain_seconds)
+            # An agent that is stuck does not keep its owner in the market: it goes on either way.
+            await drained(home, config.drain_seconds)
             done = await send(operator, key, steps)
             after = await operator.standing()
             return {
@@ -64,16 +59,6 @@ def leave(
             }
 
     show(asyncio.run(act()), as_json, with_transactions)
-
-
-async def _drained(home: Path, seconds: int) -> None:
-    """Let a running agent finish its jobs before the market stops knowing its node."""
-    until = time.monotonic() + seconds + DRAIN_SLACK_SECONDS
-    with contextlib.suppress(NotRunning):
-        await ask(home, {"do": "drain"})
-        while time.monotonic() < until:
-            await asyncio.sleep(0.2)
-            await ask(home, {"do": "status"})
 
 
 def _when(seconds: int) -> str:

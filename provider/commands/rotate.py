@@ -7,19 +7,16 @@ the same command goes on where it was cut off.
 """
 
 import asyncio
-import contextlib
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import typer
 
 from provider.commands.options import FORESEEN, HOME_DEFAULT, Home, PassphraseFile, Yes, passphrase
-from provider.commands.sending import confirm, send, with_transactions
+from provider.commands.sending import confirm, drained, send, with_transactions
 from provider.config import ProviderConfig, load_config, save_config
-from provider.control import NotRunning, ask
 from provider.evidence import Evidence
 from provider.keystore import address_of, key_path, load_key, make_key
 from provider.wallet import Operator, operator_of
@@ -28,8 +25,6 @@ from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
 app = typer.Typer()
-DRAIN_SLACK_SECONDS: Final = 15
-"""For handing over, and for the coordinator's last answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +65,8 @@ async def _rotate(config: ProviderConfig, keys: Keys, yes: bool) -> dict[str, An
         if steps:
             await confirm(operator, keys.operator, steps, yes)
         sent = await send(operator, keys.operator, steps)
-        await _drained(keys.home, config.drain_seconds)
+        if not await drained(keys.home, config.drain_seconds):
+            raise CommandFailed("the agent does not end; stop it (its service too), and run this again")
         _check_answered(keys.home)
         _put_in_place(keys, config)
         sent += await _remove_retired(operator, keys)
@@ -82,17 +78,6 @@ async def _rotate(config: ProviderConfig, keys: Keys, yes: bool) -> dict[str, An
         "next": f"tallystick provider run --home {keys.home}",
         "transactions": sent,
     }
-
-
-async def _drained(home: Path, seconds: int) -> None:
-    """Let a running agent end. Raises CommandFailed if it does not, in time."""
-    until = time.monotonic() + seconds + DRAIN_SLACK_SECONDS
-    with contextlib.suppress(NotRunning):
-        await ask(home, {"do": "drain"})
-        while time.monotonic() < until:
-            await asyncio.sleep(0.2)
-            await ask(home, {"do": "status"})
-        raise CommandFailed("the agent does not end; stop it (its service too), and run this again")
 
 
 def _check_answered(home: Path) -> None:

@@ -1,13 +1,33 @@
-"""Nothing is sent that was not said first: what each transaction does, and what it costs."""
+"""Transactions: nothing is sent that was not said first, nor while jobs run that it would disturb."""
 
-from typing import Any
+import asyncio
+import contextlib
+import time
+from pathlib import Path
+from typing import Any, Final
 
 import typer
 
+from provider.control import NotRunning, ask
 from provider.wallet import Operator, Step, sent
 from tallystick.commands.console import errors, facts
 from tallystick.evm import Wallet
 from tallystick.protocol.keys import SigningKey
+
+DRAIN_SLACK_SECONDS: Final = 15
+"""For handing over, and for the coordinator's last answers."""
+
+
+async def drained(home: Path, seconds: int) -> bool:
+    """Let a running agent end its jobs, for `seconds` and some slack; return whether none runs any more."""
+    until = time.monotonic() + seconds + DRAIN_SLACK_SECONDS
+    with contextlib.suppress(NotRunning):
+        await ask(home, {"do": "drain"})
+        while time.monotonic() < until:
+            await asyncio.sleep(0.2)
+            await ask(home, {"do": "status"})
+        return False
+    return True
 
 
 async def confirm(operator: Operator, key: SigningKey, steps: list[Step], yes: bool) -> None:

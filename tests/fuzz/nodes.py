@@ -9,7 +9,6 @@ import msgspec
 
 from marketplace.domain.attempts import Answer, Attempt, Misbehaved, commitments_of, next_attempt
 from marketplace.domain.catalog import CatalogModel
-from marketplace.domain.ports.link import NodeView
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
 from provider.engines.base import EngineError, EngineJob
 from provider.plan import Accept, Served, decide
@@ -21,7 +20,7 @@ from tallystick.protocol.receipts import Finish, Receipt, receipt_charge
 from tests.fuzz.driver import Parser
 from tests.fuzz.mutation import Mutator, to_msgpack
 from tests.support import books
-from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, key_of, operator_of
+from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, a_view, key_of, operator_of
 from tests.unit.tallystick.models.tokenizers_for_tests import byte_fallback_blob, byte_level_blob
 
 NODE = key_of(1)
@@ -43,20 +42,7 @@ def _model() -> CatalogModel:
 def an_attempt() -> Attempt:
     """Return an attempt at a job that nothing has been delivered of."""
     accepted = books.make_job("carol")
-    view = NodeView(
-        address=NODE.address,
-        operator=operator_of(1),
-        region="",
-        hardware="",
-        asks={},
-        running=0,
-        draining=False,
-        eligible=True,
-        success=1.0,
-        first_token_ms=0.0,
-        tokens_per_second=0.0,
-        connected_at_ms=0,
-    )
+    view = a_view(NODE.address, operator_of(1))
     return next_attempt(
         accepted, Answer(), commitments_of(accepted), number=0, node=view, now_ms=NOW, block_number=100
     )

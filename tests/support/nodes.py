@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 
+from marketplace.domain.ports.link import NodeView
 from tallystick.models.manifest import Manifest, canonical_json, model_id
 from tallystick.protocol.commitments import (
     NO_SKETCH,
@@ -74,6 +75,24 @@ def an_offer(**changes: Any) -> ModelOffer:
         "slots": 8,
     }
     return ModelOffer(**(fields | changes))
+
+
+def a_view(node: Address, operator: Address, *, connected_at_ms: int = 1) -> NodeView:
+    """Return an idle, eligible node as the market sees it."""
+    return NodeView(
+        address=node,
+        operator=operator,
+        region="",
+        hardware="",
+        asks={},
+        running=0,
+        draining=False,
+        eligible=True,
+        success=1.0,
+        first_token_ms=0.0,
+        tokens_per_second=0.0,
+        connected_at_ms=connected_at_ms,
+    )
 
 
 @dataclass

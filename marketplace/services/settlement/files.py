@@ -156,7 +156,7 @@ def _mapped(path: Path) -> mmap:
 def file_pieces(session: Session, domain: Domain, epoch: EpochRow) -> Iterator[bytes]:
     """Give an epoch's file out of the books; the same books give the same file."""
     rows = file_rows(domain, epoch, queries.rows_of(session, epoch.number))
-    return encode_epoch(rows, _receipts(session, epoch.number), epoch.receipt_count)
+    return encode_epoch(rows, stored_receipts(session, epoch.number), epoch.receipt_count)
 
 
 async def read_file(files: EpochFiles, file_hash: bytes) -> bytes:
@@ -204,7 +204,8 @@ def _set_aside(row: SettlementRow) -> SetAside:
     return SetAside(kind, Row(Address(row.address), row.amount), reason)
 
 
-def _receipts(session: Session, number: int) -> Iterator[EpochReceipt]:
+def stored_receipts(session: Session, number: int) -> Iterator[EpochReceipt]:
+    """Yield an epoch's receipts in the order of their places, read a page at a time."""
     first = 0
     while page := queries.receipts_of(session, number, first, RECEIPTS_A_READ):
         for body, payer_id in page:

@@ -18,7 +18,6 @@ from marketplace.domain.attempts import (
 )
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob
-from marketplace.domain.ports.link import NodeView
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
 from tallystick.models.renderer import Renderer
 from tallystick.models.tokenizer import ByteTokenizer
@@ -28,7 +27,7 @@ from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish
 from tests.support.markets import a_request
-from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, key_of, operator_of
+from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, a_view, key_of, operator_of
 
 MODEL = CatalogModel(MODEL_ID, "echo", MANIFEST, ByteTokenizer(), Renderer().of(MANIFEST), 0)
 NOW = 2**45
@@ -40,26 +39,10 @@ def an_accepted_job(parameters: Parameters) -> AcceptedJob:
     return AcceptedJob(JobId(b"j" * 32), request, b"s" * 32, b"t" * 32, price, price, 500, price, 0)
 
 
-def a_view(number: int) -> NodeView:
-    return NodeView(
-        address=key_of(number).address,
-        operator=operator_of(number),
-        region="",
-        hardware="",
-        asks={},
-        running=0,
-        draining=False,
-        eligible=True,
-        success=1.0,
-        first_token_ms=0.0,
-        tokens_per_second=0.0,
-        connected_at_ms=1,
-    )
-
-
 def an_attempt(job: AcceptedJob, answer: Answer, number: int = 0) -> Attempt:
+    view = a_view(key_of(number + 1).address, operator_of(number + 1))
     return next_attempt(
-        job, answer, commitments_of(job), number=number, node=a_view(number + 1), now_ms=NOW, block_number=100
+        job, answer, commitments_of(job), number=number, node=view, now_ms=NOW, block_number=100
     )
 
 

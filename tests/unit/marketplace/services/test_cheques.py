@@ -17,6 +17,7 @@ from tallystick.protocol.keys import recover
 from tallystick.protocol.money import NanoUsd
 from tests.support.anvil import COORDINATOR, USD
 from tests.support.chains import MemoryDriver, address
+from tests.support.nodes import a_view
 from tests.support.settling import Town, town
 
 ALICE, OPERATOR, RIVAL = 3, 6, 7
@@ -38,20 +39,7 @@ class Link:
 
 
 def node_of(operator: int, *, connected_at_ms: int = 1) -> NodeView:
-    return NodeView(
-        address=address(9),
-        operator=address(operator),
-        region="",
-        hardware="",
-        asks={},
-        running=0,
-        draining=False,
-        eligible=True,
-        success=1.0,
-        first_token_ms=0.0,
-        tokens_per_second=0.0,
-        connected_at_ms=connected_at_ms,
-    )
+    return a_view(address(9), address(operator), connected_at_ms=connected_at_ms)
 
 
 @pytest.fixture
