@@ -22,6 +22,9 @@ from tallystick.protocol.ids import ReceiptId
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import SignedReceipt, receipt_charge, receipt_earning
 
+_Waiting = tuple[str, tuple[Any, ...], "asyncio.Future[None]"]
+"""A statement, its values, and who waits for it."""
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS receipt (
     id BLOB PRIMARY KEY, job_id BLOB NOT NULL, attempt INTEGER NOT NULL, body BLOB NOT NULL,
@@ -83,12 +86,17 @@ class Evidence:
         self._writes.executescript(_SCHEMA)
         self._database = _open(path)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="evidence")
-        self._waiting: list[tuple[str, tuple[Any, ...], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiting] = []
         self._flushing = False
+        self._closed = False
 
     def close(self) -> None:
-        """Finish the writes that wait and close the file."""
+        """Finish the writes that wait, tell those who wait for them, and close the file."""
+        self._closed = True
         self._writer.shutdown()
+        batch, self._waiting = self._waiting, []
+        if batch:
+            self._finish(batch)
         self._writes.close()
         self._database.close()
 
@@ -217,6 +225,8 @@ class Evidence:
         return [_row_to_kept(row) for row in rows]
 
     async def _write(self, statement: str, values: tuple[Any, ...]) -> None:
+        if self._closed:
+            raise sqlite3.ProgrammingError("the evidence is closed")
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((statement, values, done))
         if not self._flushing:
@@ -225,14 +235,29 @@ class Evidence:
         await done
 
     def _flush(self) -> None:
+        if self._closed:
+            return
         batch, self._waiting = self._waiting, []
         loop = asyncio.get_running_loop()
         finished = loop.run_in_executor(self._writer, self._commit, batch)
-        finished.add_done_callback(lambda outcome: self._tell(batch, outcome))
+        finished.add_done_callback(lambda outcome: self._flushed(batch, outcome))
 
-    def _commit(
-        self, batch: list[tuple[str, tuple[Any, ...], "asyncio.Future[None]"]]
-    ) -> list[Exception | None]:
+    def _flushed(self, batch: list[_Waiting], outcome: "asyncio.Future[list[Exception | None]]") -> None:
+        broken = outcome.exception()
+        _tell(batch, [broken] * len(batch) if broken is not None else outcome.result())
+        if self._waiting:
+            self._flush()
+        else:
+            self._flushing = False
+
+    def _finish(self, batch: list[_Waiting]) -> None:
+        try:
+            outcomes = self._commit(batch)
+        except sqlite3.Error as error:
+            outcomes = [error] * len(batch)
+        _tell(batch, outcomes)
+
+    def _commit(self, batch: list[_Waiting]) -> list[Exception | None]:
         outcomes: list[Exception | None] = []
         self._writes.execute("BEGIN IMMEDIATE")
         try:
@@ -244,24 +269,16 @@ class Evidence:
             raise
         return outcomes
 
-    def _tell(
-        self,
-        batch: list[tuple[str, tuple[Any, ...], "asyncio.Future[None]"]],
-        outcome: "asyncio.Future[list[Exception | None]]",
-    ) -> None:
-        broken = outcome.exception()
-        results = [broken] * len(batch) if broken is not None else outcome.result()
-        for (_, _, done), error in zip(batch, results, strict=True):
-            if done.cancelled():
-                continue
-            if error is None:
-                done.set_result(None)
-            else:
-                done.set_exception(error)
-        if self._waiting:
-            self._flush()
+
+def _tell(batch: Sequence[_Waiting], outcomes: Sequence[BaseException | None]) -> None:
+    """Wake those who wait for writes; who was cancelled while the write went on is not there any more."""
+    for (_, _, done), error in zip(batch, outcomes, strict=True):
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
         else:
-            self._flushing = False
+            done.set_exception(error)
 
 
 def _open(path: Path) -> sqlite3.Connection:

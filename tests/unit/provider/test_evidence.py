@@ -106,6 +106,25 @@ async def test_totals_epochs_and_cheques_add_up(evidence: Evidence) -> None:
     assert evidence.pending()[0].stop == "END"
 
 
+async def test_writes_that_wait_when_it_closes_are_kept_and_told(tmp_path: Path) -> None:
+    store = Evidence(tmp_path / "evidence.sqlite")
+    early = asyncio.create_task(store.keep(*a_signed(1), ""))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # the first is being written; the others wait for it
+    late = [asyncio.create_task(store.keep(*a_signed(number), "")) for number in (2, 3)]
+    again = asyncio.create_task(store.keep(*a_signed(2, finish=2), ""))
+    await asyncio.sleep(0)
+    store.close()
+    await asyncio.gather(early, *late)
+    with pytest.raises(sqlite3.IntegrityError):
+        await again
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        await store.keep(*a_signed(4), "")
+    store = Evidence(tmp_path / "evidence.sqlite")
+    assert store.pending_count() == 3
+    store.close()
+
+
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
