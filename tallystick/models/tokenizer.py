@@ -193,19 +193,18 @@ class HfTokenizer:
             return _ByteStream(self._text_bytes, resume_ids)
         return _WindowStream(self, resume_ids)
 
-    def is_special(self, token_id: int) -> bool:
-        """Say whether `decode` skips the token."""
-        return token_id in self._special
+    def is_silent(self, token_id: int) -> bool:
+        """Say whether `decode` skips the token: it is special, or one of the ids that pad a model's logits."""
+        if token_id in self._special:
+            return True
+        return 0 <= token_id < 2**32 and self._tokenizer.id_to_token(token_id) is None
 
     def is_byte(self, token_id: int) -> bool:
         """Say whether the token stands for one byte (`<0x0A>`)."""
         return _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token_id) or "") is not None
 
     def _text_bytes(self, ids: Iterable[int]) -> bytes:
-        # Ids beyond the vocabulary have no text for `decode` either: models pad their logits.
-        return b"".join(
-            self.token_bytes(one) for one in ids if one not in self._special and 0 <= one < self.vocab_size
-        )
+        return b"".join(self.token_bytes(one) for one in ids if not self.is_silent(one))
 
     def _find_piece(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id) if 0 <= token_id < 2**32 else None
@@ -243,7 +242,7 @@ class _WindowStream:
 
     Such decoders look at neighbours: they strip a space in front, and turn a run of byte tokens into
     characters only as a whole. So the window starts at a token with text, and a run of byte tokens waits for
-    its end, over special tokens in its midst.
+    its end, over silent tokens in its midst.
     """
 
     def __init__(self, tokenizer: HfTokenizer, resume_ids: Sequence[int]) -> None:
@@ -256,7 +255,7 @@ class _WindowStream:
 
     def push(self, token_id: int) -> str:
         self._ids.append(token_id)
-        if self._tokenizer.is_byte(token_id) or self._tokenizer.is_special(token_id):
+        if self._tokenizer.is_byte(token_id) or self._tokenizer.is_silent(token_id):
             return ""
         window = self._tokenizer.decode(self._ids[self._start :])
         fresh = window[self._given :]
@@ -285,7 +284,7 @@ class _WindowStream:
 
     def _is_anchor(self, token_id: int) -> bool:
         tokenizer = self._tokenizer
-        if tokenizer.is_special(token_id) or tokenizer.is_byte(token_id):
+        if tokenizer.is_silent(token_id) or tokenizer.is_byte(token_id):
             return False
         return bool(tokenizer.decode([token_id]).strip())
 
