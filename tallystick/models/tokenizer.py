@@ -194,7 +194,7 @@ class HfTokenizer:
         return _WindowStream(self, resume_ids)
 
     def is_silent(self, token_id: int) -> bool:
-        """Say whether `decode` skips the token: it is special, or one of the ids that pad a model's logits."""
+        """Say whether `decode` skips the token: it is special, or one that pads a model's logits."""
         if token_id in self._special:
             return True
         return 0 <= token_id < 2**32 and self._tokenizer.id_to_token(token_id) is None
