@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from marketplace.chain.evm import BLOCKS_A_REQUEST, unavailable
+from marketplace.domain.ports.chain import Place
 from marketplace.domain.ports.witness import ClosedEpoch
 from tallystick.deployment import Contracts, Deployment
 from tallystick.evm import Connection, EvmError
@@ -37,6 +38,7 @@ class EvmWitness:
                     said["fileHash"],
                     said["auditSecret"],
                     said["nextAuditSecretHash"],
+                    Place(log.transaction, log.index, log.block_number, log.block_hash),
                 )
         return found
 

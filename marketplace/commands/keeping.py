@@ -9,6 +9,7 @@ import typer
 from rich.console import Group
 
 from marketplace.commands.books import FILE_URL, DataDir, app, local_settings, open_books
+from marketplace.commands.catching_up import catch_up
 from marketplace.commands.opened import now_ms
 from marketplace.domain.errors import MarketError
 from marketplace.services.keeping import (
@@ -28,7 +29,7 @@ from marketplace.storage.ownership import sole_owner
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
 from tallystick.deployment import BadDeployment, Deployment
 
-__all__ = ["app"]
+__all__ = ["app", "catch_up"]
 
 
 @app.command("prune")
@@ -120,6 +121,7 @@ async def _restore(settings: Settings, file: Path, force: bool) -> dict[str, Any
         "receipts": report.receipts,
         "epoch_files": _epochs_in(contents),
         "replaced_books": None if kept is None else str(kept),
+        "next": "tallystick books catch-up, with the coordinator's key in its place",
     }
 
 

@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
-from marketplace.services.maturity import mature_due
-from marketplace.services.settlement.behind import BooksBehind
 from tallystick.protocol.ids import Address
 from tests.api.asking import ask
 from tests.api.conftest import new_consumer
 from tests.api.test_operator import run
-from tests.api.test_suspensions import until
-from tests.support.anvil import LONG_TERMS
-from tests.support.servers import Place, a_place, a_server
+from tests.support.servers import Place, a_server
 
 
 @pytest.fixture(scope="module")
@@ -83,22 +79,3 @@ def test_an_archive_has_no_keys_in_it(drilled: dict[str, Any]) -> None:
         assert not [name for name in tar.getnames() if "key" in name]
     secret = (drilled["lost"] / "key").read_bytes()
     assert secret not in drilled["archive"].read_bytes()
-
-
-def test_books_that_are_behind_their_chain_are_not_started(tmp_path: Path) -> None:
-    archive = str(tmp_path / "books.tar")
-    quick = {"maturity_lag_seconds": 0, "settle_poll_seconds": 0.3, "row_threshold_usd": "0.000000001"}
-    with a_place() as place:
-        with a_server(place, tmp_path / "market", **quick, longest_wait_epochs=0) as server:
-            with server.openai(new_consumer(server)["api_key"]) as client:
-                ask(client, "hello")
-            server.quiet()
-            run(server, "books", "backup", archive)
-            server.do(mature_due(server.parts.database, server.parts.clock))  # before the epoch ends
-            server.do(place.market.wait(LONG_TERMS.epoch_length))
-            until(lambda: server.do(place.market.mine()) or server.do(server.parts.chain.ledger()).next_epoch)
-        run(tmp_path / "again", "books", "restore", archive)
-        with pytest.raises(BooksBehind, match="older than their chain"), a_server(place, tmp_path / "again"):
-            pass
-        with a_server(place, tmp_path / "market", with_node=False):
-            pass

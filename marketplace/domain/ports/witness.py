@@ -4,18 +4,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from marketplace.domain.ports.chain import Place
 from tallystick.protocol.ids import Address
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedEpoch:
-    """What the Ledger said when it closed an epoch."""
+    """What the Ledger said when it closed an epoch, and where."""
 
     receipts_root: bytes
     receipt_count: int
     file_hash: bytes
     audit_secret: bytes
     next_audit_secret_hash: bytes
+    place: Place
 
 
 class Witness(Protocol):

@@ -55,7 +55,7 @@ def capture(
         )
     give_back(session, held, charge=charge)
     lines = [(held.account_id, EntryKind.CHARGE, -charge)]
-    _store(session, taken, lines, account_id=held.account_id, payer_id=held.account_id, now=now)
+    store(session, taken, lines, account_id=held.account_id, payer_id=held.account_id, now=now)
     return charge
 
 
@@ -69,7 +69,7 @@ def release(session: Session, job_id: JobId, taken: Sequence[TakenReceipt], *, e
     if held is None:
         raise _not_accepted(session, job_id)
     lines = [(TREASURY_ID, EntryKind.FAILED_PART, -charge)]
-    _store(session, taken, lines, account_id=held.account_id, payer_id=TREASURY_ID, now=now)
+    store(session, taken, lines, account_id=held.account_id, payer_id=TREASURY_ID, now=now)
 
 
 def take_late(session: Session, taken: TakenReceipt, now: int) -> NanoUsd:
@@ -97,7 +97,7 @@ def take_late(session: Session, taken: TakenReceipt, now: int) -> NanoUsd:
             code="beyond_hold",
         )
     lines = [(TREASURY_ID, EntryKind.FAILED_PART, -charge)]
-    _store(session, [taken], lines, account_id=job.account_id, payer_id=TREASURY_ID, now=now)
+    store(session, [taken], lines, account_id=job.account_id, payer_id=TREASURY_ID, now=now)
     return charge
 
 
@@ -113,7 +113,7 @@ def _total(job_id: JobId, taken: Sequence[TakenReceipt]) -> NanoUsd:
     return NanoUsd(sum(receipt_charge(one.signed.receipt) for one in taken))
 
 
-def _store(
+def store(
     session: Session,
     taken: Sequence[TakenReceipt],
     lines: list[entries.Line],

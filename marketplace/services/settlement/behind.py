@@ -25,6 +25,6 @@ async def check_not_behind(database: Database, chain: Chain) -> None:
         raise BooksBehind(
             f"the Ledger has closed epoch {settled}, and the latest that these books know of is "
             f"{'none' if last is None else known}: they are older than their chain, or another market's. "
-            "New work would not be paid in full. Restore newer books, or move to new contracts "
-            "(docs/operations.md)."
+            "New work would not be paid in full. They learn what was settled since with: tallystick books "
+            "catch-up (docs/operations.md)."
         )
