@@ -18,6 +18,7 @@ from marketplace.api.account.keys import key_routes
 from marketplace.api.account.money import money_routes
 from marketplace.api.account.sign_up import sign_up_routes
 from marketplace.api.account.verify_page import verify_page_routes
+from marketplace.api.crowding import Crowding
 from marketplace.api.deps import AccountServices, Gate
 from marketplace.api.errors import routing_response
 from marketplace.api.middleware import AccessLog, BodyLimit, DirectRoutes, RequestId
@@ -35,6 +36,7 @@ from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.epochs import EpochClock
 from marketplace.domain.errors import ChainUnavailable
 from marketplace.domain.history import History
+from marketplace.domain.places import Crowd
 from marketplace.domain.ports.chain import ChainBlock
 from marketplace.domain.ports.clock import SystemClock
 from marketplace.domain.timing import WorkTimes, tight, too_short
@@ -187,6 +189,8 @@ class Coordinator:
             link_ms=round(settings.mailed_link_minutes * 60_000),
             address=settings.address,
             daily_credit=settings.signup_credit_daily,
+            mails_per_hour=settings.mails_per_hour,
+            mails_per_day=settings.mails_per_day,
         )
         mailer = open_mailer(
             settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from
@@ -198,6 +202,7 @@ class Coordinator:
             address=Rate(settings.address_requests_per_minute, settings.address_burst),
             sign_up=Rate(settings.sign_ups_per_hour / 60, settings.sign_ups_per_hour),
         )
+        self.crowd = Crowd(settings.max_connections_per_address)
         self.gate = Gate(self.keys, Limits(limits), frozenset(settings.trusted_proxies))
 
     def _join_market(self) -> None:
@@ -356,6 +361,12 @@ class Coordinator:
             middleware=[
                 Middleware(RequestId),
                 Middleware(AccessLog, observe=self.metrics.observe, patterns=patterns),
+                Middleware(
+                    Crowding,
+                    crowd=self.crowd,
+                    proxies=self.gate.trusted_proxies,
+                    address=self.gate.address,
+                ),
                 Middleware(BodyLimit, most=self.settings.max_body_bytes),
                 Middleware(DirectRoutes, posts=posts),
             ],

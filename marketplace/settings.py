@@ -138,6 +138,10 @@ class Settings(BaseSettings):
     )
     address_burst: int = Field(30, ge=0, description="Requests at once without a key, from one address.")
     sign_ups_per_hour: int = Field(5, ge=0, description="New accounts an hour from one address.")
+    mails_per_hour: int = Field(
+        5, ge=0, description="Sign-in links an hour to one mailbox, whoever asks for them."
+    )
+    mails_per_day: int = Field(20, ge=0, description="Sign-in links a day to one mailbox.")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body.")
     request_seconds: float = Field(60.0, gt=0, description="A request must have arrived whole by then.")
     write_seconds: float = Field(
@@ -145,6 +149,9 @@ class Settings(BaseSettings):
     )
     max_connections: int = Field(
         4000, ge=1, description="Connections at once, of nodes and clients; fewer if files run out."
+    )
+    max_connections_per_address: int = Field(
+        500, ge=0, description="Connections at once from one address; 0: no limit."
     )
     trusted_proxies: tuple[str, ...] = Field(
         (), description="Addresses of proxies whose X-Forwarded-For is believed, as a JSON list."

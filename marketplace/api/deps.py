@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 
 from marketplace.domain.errors import NotAuthenticated
 from marketplace.services.accounts import Accounts
@@ -48,7 +48,7 @@ class Gate:
         self.limits.check_address(address)
         return address
 
-    def address(self, request: Request) -> str:
+    def address(self, request: HTTPConnection) -> str:
         """Return where the request came from, as the nearest proxy that is not trusted, or the socket, says.
 
         `X-Forwarded-For` is read from its end: each proxy adds whom it saw, and what stands before the first

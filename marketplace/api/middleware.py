@@ -1,6 +1,6 @@
 """Pure ASGI layers around the application; none of them sees a body's content, and none buffers a stream.
 
-RequestId ▸ AccessLog ▸ BodyLimit ▸ DirectRoutes ▸ routes
+RequestId ▸ AccessLog ▸ Crowding ▸ BodyLimit ▸ DirectRoutes ▸ routes
 """
 
 import secrets

@@ -18,6 +18,7 @@ import uvloop
 from marketplace.app import Coordinator, coordinator
 from marketplace.commands.local import local_chain
 from marketplace.domain.errors import MarketError
+from marketplace.domain.places import Crowd
 from marketplace.logs import LOG_NAME, configure_logs
 from marketplace.settings import Settings
 from marketplace.transport.patience import Patience, patient_http
@@ -92,6 +93,9 @@ def _settings(local: bool, **given: Any) -> Settings:
             "confirmations": 1,
             "address_requests_per_minute": 0,
             "sign_ups_per_hour": 0,
+            "mails_per_hour": 0,
+            "mails_per_day": 0,
+            "max_connections_per_address": 0,
         }
         chosen = {name: value for name, value in fast.items() if not _is_set(name)} | chosen
     return Settings(**chosen)
@@ -120,7 +124,7 @@ async def _up(
                 ssl_keyfile=settings.tls_key,
                 log_config=None,
                 access_log=False,
-                http=patient_http(_patience(settings)),
+                http=patient_http(_patience(settings, parts.crowd)),
                 ws="websockets-sansio",
                 ws_max_size=4 * 1024 * 1024,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
@@ -131,7 +135,7 @@ async def _up(
         await _serve(server, parts, json_file)
 
 
-def _patience(settings: Settings) -> Patience:
+def _patience(settings: Settings, crowd: Crowd) -> Patience:
     """Return the limits on slow clients, with no more connections than leave files for everything else."""
     most = settings.max_connections
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -142,6 +146,8 @@ def _patience(settings: Settings) -> Patience:
         request_seconds=settings.request_seconds,
         write_seconds=settings.write_seconds,
         max_connections=max(1, min(most, soft - SPARE_FILES)),
+        crowd=crowd,
+        proxies=frozenset(settings.trusted_proxies),
     )
 
 

@@ -29,6 +29,7 @@ from marketplace.domain.ports.mail import Mail, Mailer
 from marketplace.services import ledger
 from marketplace.services.keys import SESSION_PREFIX, CreatedKey, KeyTerms, new_key, new_secret, secret_hash
 from marketplace.services.ledger.credit import TreasuryShort
+from marketplace.services.limits import MailLimits, mailbox_of
 from marketplace.storage.database import Database
 from marketplace.storage.queries import accounts, entries, sign_ins
 from marketplace.storage.tables import Account, EmailToken, SignInNonce
@@ -62,6 +63,9 @@ class AccountRules:
     """How people reach this coordinator, for the link in the mail."""
     daily_credit: NanoUsd | None = None
     """What all sign-ups of a day are given together; None: no bound."""
+    mails_per_hour: int = 0
+    """To one mailbox, whoever asks for them; 0: no limit."""
+    mails_per_day: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,7 @@ class Accounts:
         self._clock = clock
         self._mailer = mailer
         self._rules = rules
+        self._mails = MailLimits(rules.mails_per_hour, rules.mails_per_day, lambda: clock.now_ms() / 1000)
         self._mailing: set[asyncio.Task[None]] = set()
 
     async def close(self, timeout: float = 5.0) -> None:
@@ -103,7 +108,8 @@ class Accounts:
 
         Where mails are not verified, open it at once and return the session.
         Raises BadRequest for what is no address, Forbidden if sign-up is closed, Conflict if mails are not
-        verified and the account exists, Unavailable if the mail is not sent.
+        verified and the account exists, TooFast if this mailbox was sent as much as it may be, Unavailable if
+        the mail is not sent.
         """
         address = _normal(email)
         if not self._rules.open_sign_up:
@@ -111,6 +117,7 @@ class Accounts:
         now = self._clock.now_ms()
         if not self._rules.verify_emails:
             return await self._database.write(lambda session: self._open_at_once(session, address, now))
+        self._mails.check(address)
         token = new_secret(LINK_PREFIX)
         await self._database.write(
             lambda session: self._link(session, _account_for(session, address, now), token, now)
@@ -122,8 +129,11 @@ class Accounts:
         """Mail a link that signs in to the account of `email`; do nothing, silently, if there is none.
 
         It returns before it is known whether there is one, so that nobody can tell by the time it takes.
+        Raises TooFast if this mailbox was asked for as often as it may be, account or not.
         """
-        task = asyncio.create_task(self._sign_in_by_mail(_normal(email)), name="mail a sign-in")
+        address = _normal(email)
+        self._mails.check(address)
+        task = asyncio.create_task(self._sign_in_by_mail(address), name="mail a sign-in")
         self._mailing.add(task)
         task.add_done_callback(self._mailing.discard)
 
@@ -210,8 +220,9 @@ class Accounts:
     def _open_at_once(self, session: Session, email: str, now: int) -> SignedIn:
         if accounts.by_email(session, email) is not None:
             raise Conflict(
-                f"{email} cannot open another account. If it is yours, POST /v1/sessions/email sends a link "
-                "that signs in (without a mail server: into the coordinator's `mail` folder).",
+                f"{email} cannot open another account. If it is yours, sign in to it: tallystick account "
+                f"sign-in --email {email}. The link is mailed (without a mail server: into the coordinator's "
+                "`mail` folder).",
                 code="account_exists",
                 param="email",
             )
@@ -293,7 +304,6 @@ def _normal(email: str) -> str:
 
 
 def _welcome_reference(account: Account) -> str:
-    """Return what is granted once: `name+anything@host` is the mailbox `name@host`."""
-    name, _, host = (account.email or account.id).partition("@")
-    mailbox = f"{name.partition('+')[0]}@{host}"
+    """Return what is granted once, to a mailbox."""
+    mailbox = mailbox_of(account.email or account.id)
     return WELCOME + hashlib.sha256(mailbox.encode()).hexdigest()[:32]

@@ -7,15 +7,13 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network, ip_address
 from time import monotonic
 from typing import Final
 
 from marketplace.domain.errors import TooFast
+from marketplace.domain.places import network_of
 
 MOST_BUCKETS: Final = 100_000
-HOST_BITS: Final = 64
-"""Of an IPv6 address: whoever has one of a network has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +66,30 @@ class Limits:
         return self._sign_up.take(network_of(address))
 
 
-def network_of(address: str) -> str:
-    """Return what counts as one place: an IPv4 address, or the /64 that one line is given in IPv6."""
-    try:
-        found = ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(found, IPv6Address):
-        if found.ipv4_mapped is not None:
-            return str(found.ipv4_mapped)
-        return str(IPv6Network((int(found) >> HOST_BITS << HOST_BITS, 128 - HOST_BITS)))
-    return str(found)
+class MailLimits:
+    """How many mails may be sent to one mailbox, whoever asks for them; `now` is a clock in seconds."""
+
+    def __init__(self, per_hour: int, per_day: int, now: Callable[[], float] = monotonic) -> None:
+        """0: no limit."""
+        said = " and ".join(
+            f"{most} {span}" for most, span in ((per_hour, "an hour"), (per_day, "a day")) if most
+        )
+        what = f"for mails to this address, which gets at most {said}"
+        self._buckets = [
+            _Buckets(Rate(per_hour / 60, per_hour), what, now),
+            _Buckets(Rate(per_day / (24 * 60), per_day), what, now),
+        ]
+
+    def check(self, address: str) -> None:
+        """Count a mail to an address, whether or not anybody has an account with it. Raises TooFast."""
+        for buckets in self._buckets:
+            buckets.take(mailbox_of(address))
+
+
+def mailbox_of(address: str) -> str:
+    """Return the mailbox that mails to an address end up in: `name+anything@host` is `name@host`."""
+    name, _, host = address.partition("@")
+    return f"{name.partition('+')[0]}@{host}"
 
 
 class _Buckets:

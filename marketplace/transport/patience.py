@@ -14,6 +14,8 @@ import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from marketplace.domain.places import Crowd
+
 log = structlog.get_logger(__name__)
 
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -28,6 +30,10 @@ class Patience:
     write_seconds: float = 30.0
     max_connections: int = 4000
     look_every: float = 5.0
+    crowd: Crowd | None = None
+    """Counts the connections of each address; None: they are not counted."""
+    proxies: frozenset[str] = frozenset()
+    """Addresses that others' connections come from: theirs are not counted here."""
 
 
 def patient_http(patience: Patience) -> type[asyncio.Protocol]:
@@ -48,6 +54,8 @@ class _PatientHttp(HttpToolsProtocol):
         self._head_bytes: int | None = 0
         """How much of a head has come; None while no head is being read."""
         self._next_look: asyncio.TimerHandle | None = None
+        self._counted_as: str | None = None
+        """The address that this connection counts for."""
 
     # What the event loop and the parser call.
 
@@ -57,14 +65,23 @@ class _PatientHttp(HttpToolsProtocol):
         if len(self.connections) > self.patience.max_connections:
             self._refuse(503, "Too many connections are open; try again soon.", "too_many_connections")
             return
+        if not self._enter():
+            most = 0 if self.patience.crowd is None else self.patience.crowd.most
+            self._refuse(
+                429, f"At most {most} connections from one address are served.", "too_many_connections"
+            )
+            return
         self._next_look = self.loop.call_later(self.patience.look_every, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look_no_more()
+        self._leave()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
         self._look_no_more()
+        # From here on it is another protocol's, and the application counts it.
+        self._leave()
         super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
@@ -139,6 +156,21 @@ class _PatientHttp(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
 
+    def _enter(self) -> bool:
+        """Count this connection; return False if its address has too many."""
+        crowd, host = self.patience.crowd, self._client_host()
+        if crowd is None or host in self.patience.proxies:
+            return True
+        if not crowd.enter(host):
+            return False
+        self._counted_as = host
+        return True
+
+    def _leave(self) -> None:
+        if self._counted_as is not None and self.patience.crowd is not None:
+            self.patience.crowd.leave(self._counted_as)
+            self._counted_as = None
+
     def _look_no_more(self) -> None:
         if self._next_look is not None:
             self._next_look.cancel()
@@ -148,11 +180,17 @@ class _PatientHttp(HttpToolsProtocol):
         return self.client[0] if self.client else ""
 
 
-_REASONS: Final = {408: "Request Timeout", 431: "Request Header Fields Too Large", 503: "Service Unavailable"}
+_REASONS: Final = {
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+_KINDS: Final = {429: "rate_limit_error", 503: "service_unavailable"}
 
 
 def _answer(status: int, message: str, code: str) -> bytes:
-    kind = "service_unavailable" if status == 503 else "invalid_request_error"
+    kind = _KINDS.get(status, "invalid_request_error")
     error = {"message": message, "type": kind, "param": None, "code": code}
     body = msgspec.json.encode({"error": error})
     head = [
@@ -160,6 +198,6 @@ def _answer(status: int, message: str, code: str) -> bytes:
         "content-type: application/json",
         f"content-length: {len(body)}",
         "connection: close",
-        *(["retry-after: 5"] if status == 503 else []),
+        *(["retry-after: 5"] if status in _KINDS else []),
     ]
     return "\r\n".join([*head, "", ""]).encode() + body

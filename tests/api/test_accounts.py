@@ -31,7 +31,7 @@ def test_an_address_has_one_account(server: Server) -> None:
         assert client.post("/v1/accounts", json={"email": "Twice@Example.com"}).status_code == 201
         again = client.post("/v1/accounts", json={"email": "twice@example.com "})
         assert (again.status_code, again.json()["error"]["code"]) == (409, "account_exists")
-        assert "/v1/sessions/email" in again.json()["error"]["message"]
+        assert "tallystick account sign-in --email" in again.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -225,7 +225,13 @@ async def _running(
         settings = _settings(place, folder, listener.getsockname()[1], changes)
         parts = await stack.enter_async_context(coordinator(settings, is_local=True))
         app = await stack.enter_async_context(parts.running())
-        patience = Patience(settings.request_seconds, settings.write_seconds, look_every=0.2)
+        patience = Patience(
+            settings.request_seconds,
+            settings.write_seconds,
+            look_every=0.2,
+            crowd=parts.crowd,
+            proxies=frozenset(settings.trusted_proxies),
+        )
         await stack.enter_async_context(_serving(app, listener, patience))
         server = Server(place, parts, folder, place.acts, app)
         await _until(lambda: _treasury_is_seen(parts))
@@ -272,6 +278,7 @@ async def _serving(app: Any, listener: socket.socket, patience: Patience) -> Asy
         http=patient_http(patience),
         ws="websockets-sansio",
         server_header=False,
+        proxy_headers=False,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))

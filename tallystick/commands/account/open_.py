@@ -54,7 +54,7 @@ def sign_up(
 def verify(
     token: Annotated[str, typer.Argument(help="The token of the mailed link.")], as_json: AsJson = False
 ) -> None:
-    """Confirm an email address with the token that was mailed to it; gives the first API key.
+    """Confirm an email address with the token that was mailed to it; gives the first API key, or signs in.
 
     Example: tallystick account verify TOKEN
     """
@@ -62,7 +62,8 @@ def verify(
     told = api.call("POST", "/accounts/verify", {"token": token})
     if told.get("api_key"):
         api.credentials.api_key = told["api_key"]
-        save_credentials(api.credentials)
+    api.credentials.session = told["token"]
+    save_credentials(api.credentials)
     show(told, as_json, _opened)
 
 
@@ -101,6 +102,9 @@ def wallet(as_json: AsJson = False) -> None:
 @app.command("sign-in")
 @foreseen(TallystickError)
 def sign_in(
+    email: Annotated[
+        str, typer.Option("--email", help="Mail a link that signs in to this address's account instead.")
+    ] = "",
     key_name: Annotated[str, typer.Option(help="Name of the API key that is made.")] = "command line",
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
@@ -110,6 +114,10 @@ def sign_in(
     Example: tallystick account sign-in
     """
     api = Api()
+    if email:
+        told = api.call("POST", "/sessions/email", {"email": email})
+        show(told | {"next": "tallystick account verify TOKEN, with the token in the mail"}, as_json, facts)
+        return
     secret = load_wallet(passphrase(passphrase_file))
     session = _session(api, secret)
     made = api.call("POST", "/keys", {"name": key_name}, token=session["token"])

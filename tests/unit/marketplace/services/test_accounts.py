@@ -1,6 +1,7 @@
 """Accounts are opened and signed in to with things that work once."""
 
 import asyncio
+import contextlib
 import re
 from dataclasses import dataclass, field, replace
 
@@ -13,6 +14,7 @@ from marketplace.domain.errors import (
     Forbidden,
     NotAuthenticated,
     NotFound,
+    TooFast,
     Unavailable,
 )
 from marketplace.domain.ports.clock import ManualClock
@@ -154,6 +156,34 @@ async def test_asking_to_sign_in_waits_for_no_mail_server(
     takes.set()
     await accounts.close()
     assert [mail.to for mail in sending] == ["carol@example.com"]
+
+
+@pytest.mark.parametrize("has_account", [True, False])
+async def test_nobody_can_fill_a_strangers_mailbox(
+    database: Database, clock: ManualClock, postbox: Postbox, has_account: bool
+) -> None:
+    """Whoever asks is told the same, whether or not there is an account."""
+    accounts = Accounts(database, clock, postbox, replace(RULES, mails_per_hour=3, mails_per_day=5))
+    asked = ["carol@example.com", "Carol+news@example.com", "carol@EXAMPLE.com"]
+    if has_account:
+        await accounts.sign_up_email(asked.pop())
+    for email in asked:
+        await accounts.request_sign_in(email)
+    with pytest.raises(TooFast, match=r"at most 3 an hour and 5 a day; try again in 1200 s") as refused:
+        await accounts.request_sign_in("carol+more@example.com")
+    for ask in (accounts.sign_up_email, accounts.request_sign_in):
+        with pytest.raises(TooFast):
+            await ask("carol@example.com")
+        await ask("dave@example.com")
+    clock.advance(refused.value.retry_after * 1000)
+    await accounts.request_sign_in("carol@example.com")
+    for _ in range(24):
+        clock.advance(3_600_000)
+        with contextlib.suppress(TooFast):
+            await accounts.request_sign_in("carol@example.com")
+    await accounts.close()
+    sent = [mail for mail in postbox.mails if mail.to == "carol@example.com"]
+    assert len(sent) <= (10 if has_account else 0)
 
 
 async def test_sign_up_cannot_be_farmed_for_credit(

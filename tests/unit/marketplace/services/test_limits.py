@@ -3,7 +3,8 @@
 import pytest
 
 from marketplace.domain.errors import TooFast
-from marketplace.services.limits import MOST_BUCKETS, LimitRules, Limits, Rate, network_of
+from marketplace.domain.places import network_of
+from marketplace.services.limits import MOST_BUCKETS, LimitRules, Limits, Rate
 
 RULES = LimitRules(key=Rate(60, 3), address=Rate(30, 1), sign_up=Rate(0, 0))
 
