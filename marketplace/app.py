@@ -149,6 +149,7 @@ class Coordinator:
         self._join_accounts()
         self._join_market()
         self._join_back_office()
+        self.keys.when_revoked(self.market.end_jobs_of)
         self._watch_numbers()
 
     def _join_nodes(self) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from marketplace.domain.attempts import room
 from marketplace.domain.catalog import CatalogModel
-from marketplace.domain.errors import BadRequest, NoNode, NotFound, Unavailable
+from marketplace.domain.errors import BadRequest, NoNode, NotAuthenticated, NotFound, Unavailable
 from marketplace.domain.jobs import AcceptedJob, JobRequest
 from marketplace.domain.ports.link import NodeView
 from marketplace.services.choosing import wanted_of
@@ -38,6 +38,7 @@ class Market:
         self._has_bond_room = has_bond_room
         self._accepts = accepts
         self._drivers: dict[asyncio.Task[None], Driver] = {}
+        self._jobs: dict[asyncio.Task[None], RunningJob] = {}
         self._closing = False
 
     @property
@@ -69,13 +70,25 @@ class Market:
         driver = Driver(self._desk, running, model, node)
         task = asyncio.create_task(driver.run())
         self._drivers[task] = driver
+        self._jobs[task] = running
         task.add_done_callback(self._drivers.pop)
+        task.add_done_callback(self._jobs.pop)
         try:
             await asyncio.shield(running.ready)
         except asyncio.CancelledError:
             await running.aclose()
             raise
         return running
+
+    async def end_jobs_of(self, key_id: str) -> None:
+        """End what runs with a key that was revoked; what was made by then is charged."""
+        for running in [one for one in self._jobs.values() if one.accepted.request.key_id == key_id]:
+            await running.dismiss(
+                NotAuthenticated(
+                    "This API key was revoked in the middle of the answer; what was made by then is charged.",
+                    code="revoked_api_key",
+                )
+            )
 
     async def close(self, timeout: float = 30.0) -> None:
         """Take no more jobs, let the running ones finish for `timeout` seconds, then end the rest unpaid."""

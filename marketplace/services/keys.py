@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,6 +95,11 @@ class KeyRing:
         self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
         self._synced_at = clock.now_ms()
         self._syncing: asyncio.Task[None] | None = None
+        self._when_revoked: Callable[[str], Awaitable[None]] | None = None
+
+    def when_revoked(self, call: Callable[[str], Awaitable[None]]) -> None:
+        """Have `call` awaited with the id of each key that is revoked here, after it is refused."""
+        self._when_revoked = call
 
     async def authenticate(self, raw: str) -> Caller:
         """Return who holds a key or a session token. Raises NotAuthenticated, or Forbidden if suspended."""
@@ -146,8 +152,14 @@ class KeyRing:
         return await self._change(account_id, key_id, **values)
 
     async def revoke_key(self, account_id: str, key_id: str) -> KeyView:
-        """Revoke a key: refused here at once, everywhere within a second. Raises NotFound."""
-        return await self._change(account_id, key_id, revoked_at=self._clock.now_ms())
+        """Revoke a key: refused here at once, everywhere within a second; what runs with it ends here.
+
+        Raises NotFound.
+        """
+        view = await self._change(account_id, key_id, revoked_at=self._clock.now_ms())
+        if self._when_revoked is not None:
+            await self._when_revoked(key_id)
+        return view
 
     def forget_account(self, account_id: str) -> None:
         """Ask the database again for the keys of an account that was suspended or restored."""

@@ -66,6 +66,12 @@ class RunningJob:
         finally:
             self._wake()
 
+    async def dismiss(self, error: MarketError) -> None:
+        """Take the answer from its reader, who is told why; what was made so far is charged all the same."""
+        if not self.has_left and not self.ended.is_set():
+            self._error = error
+            await self.aclose()
+
     # What follows is for the driver.
 
     def when_left(self, call: Callable[[], Awaitable[None]]) -> None:

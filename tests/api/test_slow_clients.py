@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from openai import AuthenticationError, OpenAI
+from openai import APIError, AuthenticationError, OpenAI
 
 from marketplace.services.audit_books import audit_books
 from tests.api.asking import says
@@ -205,7 +205,7 @@ def is_open(server: Server, client: Any) -> bool:
     return any(one.raddr == client and one.laddr.port == server.parts.settings.port for one in ends)
 
 
-def test_a_key_that_is_revoked_in_mid_stream_gets_and_pays_that_answer_and_no_other(
+def test_a_stream_ends_when_its_key_is_revoked_and_costs_what_was_made_by_then(
     hasty: Server, visitor: dict[str, Any]
 ) -> None:
     with (
@@ -213,20 +213,36 @@ def test_a_key_that_is_revoked_in_mid_stream_gets_and_pays_that_answer_and_no_ot
         OpenAI(base_url=f"{hasty.url}/v1", api_key=visitor["api_key"], max_retries=0) as client,
     ):
         stream = client.chat.completions.create(
-            model="echo", messages=says(DRIP), stream=True, max_tokens=100
+            model="echo", messages=says(DRIP), stream=True, max_tokens=20_000
         )
         pieces = [next(iter(stream)) for _ in range(5)]
         assert owner.delete(f"/v1/keys/{visitor['key']['id']}").status_code == 200
-        rest = list(stream)
+        with pytest.raises(APIError) as ended:
+            pieces += list(stream)
         with pytest.raises(AuthenticationError) as refused:
             client.chat.completions.create(model="echo", messages=says("hello"))
     hasty.quiet()
-    assert pieces[-1].choices[0].finish_reason is None
-    assert refused.value.code == "revoked_api_key"
-    assert rest[-1].choices[0].finish_reason == "length"
+    assert ended.value.code == refused.value.code == "revoked_api_key"
+    assert all(one.choices[0].finish_reason is None for one in pieces)
     account = hasty.account(visitor["account_id"])
     assert account.held == 0
-    assert account.spent == (len("user: drip\nassistant: ") + 100) * 300
+    paid_tokens = account.spent / 300 - len("user: drip\nassistant: ")
+    assert len(pieces) - 1 <= paid_tokens < 20_000  # the first piece has the role
+
+
+def test_an_answer_at_once_ends_too_when_its_key_is_revoked(hasty: Server, visitor: dict[str, Any]) -> None:
+    with (
+        hasty.http(visitor["token"]) as owner,
+        hasty.http(visitor["api_key"]) as client,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        asked = pool.submit(client.post, CHAT, content=a_body(DRIP, max_tokens=20_000))
+        hasty.do(eventually(lambda: hasty.parts.market.running == 1, 10))
+        assert owner.delete(f"/v1/keys/{visitor['key']['id']}").status_code == 200
+        answer = asked.result()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (401, "revoked_api_key")
+    hasty.quiet()
+    assert hasty.account(visitor["account_id"]).held == 0
 
 
 def test_two_clients_on_one_key_at_its_cap_share_what_is_left(hasty: Server, visitor: dict[str, Any]) -> None:
