@@ -5,6 +5,10 @@
                └──────┘ the next node goes on at that position
                       └ nobody left, or the text is not the tokens' ─▶ release ─▶ NodesFailed
 
+The first node gets the job once the hold's statements have run, while the disk makes it durable; nobody is
+given anything of the answer before it is. If it is lost, the job is refused and the node told to stop. What a
+node signs for a job that a crash took out of the books is refused: nobody was given its answer.
+
 The driver is a task of its own: a reader that stops reading, leaves or is cancelled cannot tear a step that
 moves money.
 """
@@ -31,6 +35,8 @@ from marketplace.services.attempting import Attempting, Signed, Unsigned
 from marketplace.services.closing import Outcome, capture, release
 from marketplace.services.desk import Desk, DispatchRules
 from marketplace.services.running import RunningJob
+from marketplace.storage.database import Underway
+from marketplace.storage.failpoints import reach
 from tallystick.protocol.ids import Address
 from tallystick.protocol.receipts import Finish
 
@@ -69,6 +75,7 @@ class Driver:
         self._tried: set[tuple[Address, int]] = set()
         self._current: Attempting | None = None
         self._aborted: str | None = None
+        self._hold: Underway[None] | None = None
         running.when_left(self._leave)
 
     async def run(self) -> None:
@@ -78,8 +85,10 @@ class Driver:
             max(1.0, rules.hold_expiry - rules.cancel), self.abort, "the job took too long"
         )
         try:
-            if await self._open_hold():
-                await self._settle(await self._make_answer())
+            if await self._begin_hold():
+                ending = await self._make_answer()
+                if await self._is_held():
+                    await self._settle(ending)
         except Exception as error:
             # Whatever goes wrong with one job, its hold must be given back and the others go on.
             log.exception("job_broke", job=job.id.hex())
@@ -99,15 +108,37 @@ class Driver:
         if self._current is not None:
             await self._current.leave()
 
-    async def _open_hold(self) -> bool:
+    async def _begin_hold(self) -> bool:
+        """Set the hold aside; False if it is refused. The disk may still be waited for."""
         expires_at = self._job.accepted_at_ms + int(self._desk.rules.hold_expiry * 1000)
         try:
-            await self._desk.till.open_hold(self._job, expires_at)
+            hold = self._desk.till.begin_hold(self._job, expires_at)
+            await hold.ran
         except MarketError as error:
             self._running.refuse(error)
             return False
+        self._hold = hold
+        hold.durable.add_done_callback(self._see_hold)
         self._desk.late.job_started(self._job.id)
-        self._running.start()
+        return True
+
+    def _see_hold(self, durable: "asyncio.Future[None]") -> None:
+        """Let the reader have the answer, or stop the node that makes one which nobody will get."""
+        if durable.cancelled() or durable.exception() is not None:
+            self.abort("the hold was lost")
+        else:
+            reach("dispatch.hold_opened")
+            self._running.start()
+
+    async def _is_held(self) -> bool:
+        """Say whether the hold is in the books, once that is known; the reader was told if not."""
+        if self._hold is None:
+            return False
+        try:
+            await self._hold.durable
+        except MarketError as error:
+            self._running.refuse(error)
+            return False
         return True
 
     async def _make_answer(self) -> _Done | _GivenUp:
@@ -200,15 +231,18 @@ class Driver:
     async def _break(self, error: Exception) -> None:
         """End a job that met a bug: give its hold back if there is one, and say so to the reader."""
         problem = error if isinstance(error, MarketError) else Broken("The job met an internal error.")
-        if not self._running.ready.done():
-            self._running.refuse(problem)
-            return
         try:
-            await release(self._desk, self._job.id, self._taken, f"internal error: {type(error).__name__}")
+            if await self._is_held():
+                await release(
+                    self._desk, self._job.id, self._taken, f"internal error: {type(error).__name__}"
+                )
         except Exception:
             # The reaper of expired holds is the last resort.
             log.exception("hold_not_released", job=self._job.id.hex())
-        self._running.fail(problem)
+        if self._running.ready.done():
+            self._running.fail(problem)
+        else:
+            self._running.refuse(problem)
 
     def _prompt_tokens(self) -> int:
         if self._model.tokenizer is not None:

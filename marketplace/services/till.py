@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from marketplace.domain.jobs import AcceptedJob
 from marketplace.domain.receipts import TakenReceipt
 from marketplace.services import ledger
-from marketplace.storage.database import Database
+from marketplace.storage.database import Database, Underway
 from marketplace.storage.failpoints import reach
 from marketplace.storage.tables import JobRow, ReceiptRow
 from tallystick.protocol.frames import ReceiptTaken
@@ -24,14 +24,16 @@ class Till:
     database: Database
     terms: ledger.HoldTerms
 
-    async def open_hold(self, job: AcceptedJob, expires_at: int) -> None:
-        """Set the job's hold aside. Raises InsufficientBalance, KeyCapReached, ConsentNeeded or Forbidden."""
+    def begin_hold(self, job: AcceptedJob, expires_at: int) -> Underway[None]:
+        """Set the job's hold aside; what is captured later is in the books after it, or not at all.
+
+        The outcome raises InsufficientBalance, KeyCapReached, ConsentNeeded, Forbidden or Unavailable.
+        """
 
         def work(session: Session) -> None:
             ledger.open_hold(session, job, expires_at=expires_at, terms=self.terms)
 
-        await self.database.write(work)
-        reach("dispatch.hold_opened")
+        return self.database.begin_short(work)
 
     async def capture(
         self,
@@ -57,7 +59,7 @@ class Till:
             )
 
         reach("dispatch.before_capture")
-        charge = await self.database.write(work)
+        charge = await self.database.write_short(work)
         reach("dispatch.captured")
         return charge
 
@@ -68,7 +70,7 @@ class Till:
             ledger.release(session, job_id, taken, error=error, now=now_ms)
 
         reach("dispatch.before_release")
-        await self.database.write(work)
+        await self.database.write_short(work)
         reach("dispatch.released")
 
     async def take_late(self, taken: TakenReceipt, now_ms: int) -> NanoUsd:

@@ -1,66 +1,81 @@
 """The coordinator's database: many readers, and one writer that commits in groups.
 
-    write(work) ─┐                      ┌ SAVEPOINT work SAVEPOINT ┐
-    write(work) ─┼─▶ queue ─▶ writer ─▶ │ work  work  work …       │ ─▶ COMMIT (durable) ─▶ callers are told
-    write(work) ─┘                      └──────────────────────────┘
+    write(work) ─┐           ┌ SAVEPOINT work SAVEPOINT ┐
+    write(work) ─┼─▶ queue ─▶│ work  work  work …       │ ─▶ COMMIT (durable) ─▶ callers are told
+    write(work) ─┘           └──────────────────────────┘
 
 While one group is being made durable the next one gathers, so a commit costs the same for one write and for
 a hundred. A work that raises is undone alone; the others of its group stay. Works are plain functions of a
 session, do not commit, and touch nothing else, because a group that loses a deadlock is run again.
+
+A group is run in the writer's thread. But if all of its works are short (`begin_short`) and the database is a
+file, its statements are run on the event loop, where no other thread takes the interpreter from them, and
+only the COMMIT, which waits for the disk, in the thread. There nothing waits: a group that would have to, or
+that fails, is undone and run again in the thread.
 """
 
 import asyncio
-import sqlite3
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from typing import Any, TypeVar
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from marketplace.domain.errors import Unavailable
 from marketplace.storage.engines import READERS, open_reader, open_writer
 from marketplace.storage.failpoints import reach
+from marketplace.storage.groups import Failure, SessionBroken, lost_a_race, run_apart, run_together, translate
 from marketplace.storage.migrate import upgrade
-from marketplace.storage.prepared import DRIVER
+from marketplace.storage.quick import QuickWriter
 
 T = TypeVar("T")
 
 MAX_GROUP = 512
+MAX_SHORT_GROUP = 64
+"""A few milliseconds of the event loop at most."""
 MAX_TRIES = 5
-_OF_THE_MACHINE = frozenset(
-    {sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_FULL}
-)
-_LOST_A_RACE = frozenset({"40001", "40P01"})
-"""SQL states of a serialization failure and of a deadlock: nothing was done, running again helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Underway(Generic[T]):
+    """A short write on its way into the books."""
+
+    ran: asyncio.Future[T]
+    """What the work returned or raised. Only the disk is waited for, but what was written may still be lost.
+    Whatever is written later goes to the disk after it or is lost with it."""
+    durable: asyncio.Future[T]
+    """The same once it is in the books, or why it is not."""
 
 
 @dataclass(slots=True)
 class _Waiting:
     work: Callable[[Session], Any]
     told: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    error: Exception
+    ran: asyncio.Future[Any] | None
+    is_short: bool
 
 
 class Database:
-    """Made with `await Database.open(url)`; see the module."""
+    """Made with `await Database.open(url)`, and written from one event loop; see the module."""
 
     def __init__(self, writer: Engine, reader: Engine) -> None:
         self._writer = writer
         self._reader = reader
-        self._queue: SimpleQueue[_Waiting | None] = SimpleQueue()
+        self._is_file = writer.dialect.name == "sqlite"
+        self._quick: QuickWriter | None = None
+        self._waiting: deque[_Waiting] = deque()
         self._running = 0
+        self._is_busy = False
+        self._drained: asyncio.Future[None] | None = None
         self._closed = False
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="books-reader")
+        self._steps: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="books-writer", daemon=True)
         self._thread.start()
 
@@ -98,12 +113,21 @@ class Database:
         its work began takes it back; after that the work is done in full, and the caller does not learn of
         it. Raises Unavailable if the database does not answer.
         """
-        if self._closed:
-            raise Unavailable("The database is closed.")
-        loop = asyncio.get_running_loop()
-        told: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Waiting(work, told, loop))
-        return await told
+        return await self._queue(work, None, is_short=False)
+
+    async def write_short(self, work: Callable[[Session], T]) -> T:
+        """Return what `work` returns, as `write` does, for a work of a few statements that find their rows
+        by an index: it may be run on the event loop.
+        """
+        return await self._queue(work, None, is_short=True)
+
+    def begin_short(self, work: Callable[[Session], T]) -> Underway[T]:
+        """Do as `write_short`, and tell also when `work` has run and only the disk is waited for.
+
+        Await `ran` first. Raises Unavailable if the database is closed.
+        """
+        ran: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        return Underway(ran, self._queue(work, ran, is_short=True))
 
     async def read(self, work: Callable[[Session], T]) -> T:
         """Return what `work` returns, run on a reader's thread in one snapshot; it must not write."""
@@ -111,17 +135,21 @@ class Database:
 
     def writes_waiting(self) -> int:
         """Return how many writes are queued or running."""
-        return self._queue.qsize() + self._running
+        return len(self._waiting) + self._running
 
     async def close(self) -> None:
         """Finish the writes that wait, and close. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            self._queue.put(None)
+            if self._is_busy:
+                self._drained = asyncio.get_running_loop().create_future()
+                await self._drained
+            self._steps.put(None)
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
         self._thread.join()
+        self._close_quick()
         self._readers.shutdown()
         self._writer.dispose()
         self._reader.dispose()
@@ -133,150 +161,130 @@ class Database:
             except OperationalError as error:
                 raise Unavailable(f"The database does not answer: {error}") from error
 
-    def _run(self) -> None:
-        while True:
-            first = self._queue.get()
-            if first is None:
-                return
-            group = [first]
-            is_last = self._gather(group)
-            group = [waiting for waiting in group if not waiting.told.cancelled()]
-            self._running = len(group)
-            _tell(group, self._commit(group))
-            self._running = 0
-            if is_last:
-                return
+    # What follows runs on the event loop.
 
-    def _gather(self, group: list[_Waiting]) -> bool:
-        """Add what waits to `group`; return whether the database is closing."""
-        while len(group) < MAX_GROUP:
-            try:
-                waiting = self._queue.get_nowait()
-            except Empty:
-                return False
-            if waiting is None:
-                return True
-            group.append(waiting)
-        return False
+    def _queue(
+        self, work: Callable[[Session], T], ran: asyncio.Future[T] | None, *, is_short: bool
+    ) -> asyncio.Future[T]:
+        if self._closed:
+            raise Unavailable("The database is closed.")
+        loop = asyncio.get_running_loop()
+        told: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Waiting(work, told, ran, is_short))
+        if not self._is_busy:
+            self._is_busy = True
+            loop.call_soon(self._begin_group, loop)
+        return told
+
+    def _begin_group(self, loop: asyncio.AbstractEventLoop) -> None:
+        group = self._gather()
+        self._running = len(group)
+        if not group:
+            self._is_busy = False
+            if self._drained is not None:
+                self._drained.set_result(None)
+            return
+        outcomes = self._run_here(group)
+
+        def step() -> None:
+            told = self._commit(group) if outcomes is None else self._make_durable(outcomes)
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(self._end_group, loop, group, told)
+
+        self._steps.put(step)
+
+    def _gather(self) -> Sequence[_Waiting]:
+        """Return the next group: what waits, or the first few if all of them are short."""
+        group: list[_Waiting] = []
+        all_short = self._is_file
+        while self._waiting and len(group) < (MAX_SHORT_GROUP if all_short else MAX_GROUP):
+            waiting = self._waiting.popleft()
+            if not waiting.told.cancelled():
+                group.append(waiting)
+                all_short = all_short and waiting.is_short
+        return group
+
+    def _run_here(self, group: Sequence[_Waiting]) -> Sequence[Any] | None:
+        """Return the outcomes of a group of short works; None if it has to be run in the thread."""
+        if not self._is_file or not all(waiting.is_short for waiting in group):
+            self._close_quick()
+            return None
+        try:
+            self._quick = self._quick or QuickWriter(self._writer)
+            outcomes = self._quick.run([waiting.work for waiting in group])
+        except Exception:  # noqa: BLE001 - whatever it is, the thread runs the group again and tells who is concerned
+            self._close_quick()
+            return None
+        reach("books.group_ran")
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            if waiting.ran is not None:
+                _resolve(waiting.ran, outcome)
+        return outcomes
+
+    def _close_quick(self) -> None:
+        if self._quick is not None:
+            self._quick.close()
+            self._quick = None
+
+    def _end_group(
+        self, loop: asyncio.AbstractEventLoop, group: Sequence[_Waiting], outcomes: Sequence[Any]
+    ) -> None:
+        """Tell the callers. They may go on, and write again, before the next group is gathered."""
+        for waiting, outcome in zip(group, outcomes, strict=True):
+            _resolve(waiting.told, outcome)
+            if waiting.ran is not None:
+                _resolve(waiting.ran, outcome)
+                if isinstance(outcome, Failure):
+                    waiting.told.exception()  # who awaits `ran` and is told of it there leaves this one alone
+        loop.call_soon(self._begin_group, loop)
+
+    # What follows runs in the writer's thread.
+
+    def _run(self) -> None:
+        while (step := self._steps.get()) is not None:
+            step()
+
+    def _make_durable(self, outcomes: Sequence[Any]) -> Sequence[Any]:
+        try:
+            if self._quick is not None:
+                self._quick.commit()
+        except Exception as error:  # noqa: BLE001 - the writer must outlive a failed group; its callers are told
+            self._close_quick()
+            return [self._failure(error)] * len(outcomes)
+        reach("books.group_committed")
+        return outcomes
 
     def _commit(self, group: Sequence[_Waiting]) -> Sequence[Any]:
-        run = _run_group
+        run = run_together
         for tried in range(1, MAX_TRIES + 1):
             try:
                 return self._commit_once(group, run)
-            except _SessionBroken:
-                run = _run_apart
+            except SessionBroken:
+                run = run_apart
             except Exception as error:  # noqa: BLE001 - the writer must outlive a failed group; its callers are told
-                if tried == MAX_TRIES or not _lost_a_race(error):
-                    return [_Failure(_translate(error, self._writer.dialect.loaded_dbapi.Error))] * len(group)
-        return [_Failure(Unavailable("The database is too busy; nothing was written."))] * len(group)
+                if tried == MAX_TRIES or not lost_a_race(error):
+                    return [self._failure(error)] * len(group)
+        return [Failure(Unavailable("The database is too busy; nothing was written."))] * len(group)
 
-    def _commit_once(self, group: Sequence[_Waiting], run: "_Runner") -> Sequence[Any]:
-        if not group:
-            return ()
+    def _commit_once(
+        self,
+        group: Sequence[_Waiting],
+        run: Callable[[Connection, Sequence[Callable[[Session], Any]]], Sequence[Any]],
+    ) -> Sequence[Any]:
         with self._writer.connect() as connection, connection.begin():
             outcomes = run(connection, [waiting.work for waiting in group])
             reach("books.group_ran")
         reach("books.group_committed")
         return outcomes
 
-
-_Runner = Callable[[Connection, Sequence[Callable[[Session], Any]]], Sequence[Any]]
-
-
-class _SessionBroken(Exception):
-    """A work ended the session that its group shares: the group must run again, each work in its own."""
+    def _failure(self, error: Exception) -> Failure:
+        return Failure(translate(error, self._writer.dialect.loaded_dbapi.Error))
 
 
-def _run_group(connection: Connection, works: Sequence[Callable[[Session], Any]]) -> Sequence[Any]:
-    """Run `works` in one session, each in a savepoint: 3 µs a work; a session of its own takes 100.
-
-    A work that ends the session's transaction undoes the group at most, and the group runs again.
-    """
-    session = Session(connection, join_transaction_mode="rollback_only", expire_on_commit=False)
-    driver: Any = session.connection().connection.driver_connection
-    session.info[DRIVER] = driver
-    transaction = session.get_transaction()
-    outcomes: list[Any] = []
-    for work in works:
-        driver.execute("SAVEPOINT work")
-        try:
-            value = work(session)
-            session.flush()
-        except Exception as error:  # noqa: BLE001 - one work's failure belongs to its caller, not to the group
-            _raise_if_fatal(error)
-            value = _Failure(error)
-        if session.get_transaction() is not transaction or not session.is_active:
-            raise _SessionBroken
-        session.expunge_all()
-        if isinstance(value, _Failure):
-            driver.execute("ROLLBACK TO SAVEPOINT work")
-        driver.execute("RELEASE SAVEPOINT work")
-        outcomes.append(value)
-    session.commit()
-    session.close()
-    return outcomes
-
-
-def _run_apart(connection: Connection, works: Sequence[Callable[[Session], Any]]) -> Sequence[Any]:
-    """Run `works` each in a session and a savepoint of its own."""
-    return [_run_alone(connection, work) for work in works]
-
-
-def _run_alone(connection: Connection, work: Callable[[Session], Any]) -> Any:
-    session = Session(connection, join_transaction_mode="create_savepoint", expire_on_commit=False)
-    try:
-        value = work(session)
-        session.commit()
-    except Exception as error:  # noqa: BLE001 - one work's failure belongs to its caller, not to the group
-        _raise_if_fatal(error)
-        session.rollback()
-        return _Failure(error)
-    finally:
-        session.close()
-    return value
-
-
-def _raise_if_fatal(error: Exception) -> None:
-    """Raise `error` again if the whole transaction is lost with it."""
-    if _lost_a_race(error) or _is_of_the_machine(error):
-        raise error
-    if isinstance(error, DBAPIError) and error.connection_invalidated:
-        raise error
-
-
-def _is_of_the_machine(error: Exception) -> bool:
-    """Return whether the disk or the memory failed: SQLite may have undone the transaction by itself."""
-    cause = getattr(error, "orig", None) or error
-    return getattr(cause, "sqlite_errorcode", 0) & 0xFF in _OF_THE_MACHINE
-
-
-def _tell(group: Sequence[_Waiting], outcomes: Sequence[Any]) -> None:
-    """Hand every caller its outcome, waking each event loop once."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any]]] = {}
-    for waiting, outcome in zip(group, outcomes, strict=True):
-        by_loop.setdefault(waiting.loop, []).append((waiting.told, outcome))
-    for loop, told in by_loop.items():
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_deliver, told)
-
-
-def _deliver(told: Sequence[tuple[asyncio.Future[Any], Any]]) -> None:
-    for future, outcome in told:
-        if future.done():
-            continue
-        if isinstance(outcome, _Failure):
-            future.set_exception(outcome.error)
-        else:
-            future.set_result(outcome)
-
-
-def _lost_a_race(error: BaseException) -> bool:
-    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _LOST_A_RACE
-
-
-def _translate(error: Exception, driver_error: type[Exception]) -> Exception:
-    """Return what the caller may know of a failure that was not its work's own."""
-    if isinstance(error, DBAPIError | driver_error):
-        return Unavailable(f"The database does not answer: {error}")
-    return error
+def _resolve(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Failure):
+        future.set_exception(outcome.error)
+    else:
+        future.set_result(outcome)

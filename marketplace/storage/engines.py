@@ -11,6 +11,8 @@ BUSY_TIMEOUT_MS = 10_000
 WRITER_CACHE_KIB = 32_768
 CHECKPOINT_PAGES = 8_000
 """Of 4 KiB in the write-ahead log, which is copied back when it has so many."""
+AS_SHELL = "as_shell"
+"""The option of a connection whose owner begins and commits by itself."""
 
 
 def open_writer(url: str) -> Engine:
@@ -61,6 +63,7 @@ def _sqlite(url: str, *, size: int, begin: str, read_only: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
+        if not connection.get_execution_options().get(AS_SHELL):
+            connection.exec_driver_sql(begin)
 
     return engine

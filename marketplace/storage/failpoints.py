@@ -19,7 +19,7 @@ FAILPOINTS: Final[Mapping[str, str]] = {
     "books.group_committed": "a group of writes is committed; none of its callers was told",
     "books.orphans_released": "holds of the process before this one are given back; nothing is served yet",
     "leases.taken": "the scheduled work is this process's by the books; it has done none of it",
-    "dispatch.hold_opened": "a job's hold is set aside; no node has the job",
+    "dispatch.hold_opened": "a job's hold is set aside; a node has the job, its consumer has nothing of it",
     "dispatch.before_capture": "a node has signed for the answer; the hold is untouched",
     "dispatch.captured": "the charge and its receipts are in the books; neither node nor consumer was told",
     "dispatch.told": "the node was told that its receipt is taken; the consumer has no charge yet",

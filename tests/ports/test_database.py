@@ -1,8 +1,10 @@
 """What every database does for the books: grouped, durable, isolated writes and reads of one snapshot."""
 
 import asyncio
+import sqlite3
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text, update
@@ -67,8 +69,9 @@ async def test_a_write_is_there_after_closing_and_opening_again(books_url: str) 
     await second.close()
 
 
+@pytest.mark.parametrize("is_short", [False, True])
 @pytest.mark.parametrize("how", ["raise", "core", "flush", "caught", "commit"])
-async def test_a_work_that_fails_is_undone_alone(database: Database, how: str) -> None:
+async def test_a_work_that_fails_is_undone_alone(database: Database, how: str, is_short: bool) -> None:
     def fail(session: Session) -> None:
         session.add(Lease(name="half", holder="", until=0))
         session.flush()
@@ -88,7 +91,8 @@ async def test_a_work_that_fails_is_undone_alone(database: Database, how: str) -
 
     gate, waiting = await shut_gate(database)
     works: list[Callable[[Session], object]] = [add("a"), fail, add("b")]
-    group = [asyncio.create_task(database.write(work)) for work in works]
+    write = database.write_short if is_short else database.write
+    group = [asyncio.create_task(write(work)) for work in works]
     await asyncio.sleep(0.05)
     gate.opened.set()
     await waiting
@@ -109,6 +113,50 @@ async def test_waiting_writes_are_counted_and_committed_together(database: Datab
     assert len(await names(database)) == 100
     await asyncio.sleep(0.05)
     assert database.writes_waiting() == 0
+
+
+async def test_a_short_write_has_run_before_it_is_durable_and_is_there_for_readers_then(
+    database: Database,
+) -> None:
+    underway = database.begin_short(add("a"))
+    assert await underway.ran == "a"
+    assert await underway.durable == "a"
+    assert await names(database) == ["a"]
+
+
+async def test_what_a_short_write_raises_is_told_once(database: Database) -> None:
+    def fail(session: Session) -> None:
+        raise RuntimeError("no")
+
+    underway = database.begin_short(fail)
+    with pytest.raises(RuntimeError):
+        await underway.ran
+    await database.write_short(add("a"))
+    assert underway.durable.done()
+    assert await names(database) == ["a"]
+
+
+async def test_a_thousand_short_writes_share_commits_with_long_ones(database: Database) -> None:
+    def count(session: Session) -> None:
+        session.execute(update(Lease).values(until=Lease.until + 1))
+
+    await database.write(add("a"))
+    writes = (database.write_short(count) if n % 50 else database.write(count) for n in range(1000))
+    await asyncio.gather(*writes)
+    assert await database.read(lambda session: session.scalar(select(Lease.until))) == 1000  # type: ignore[call-overload]
+
+
+async def test_a_short_write_does_not_stop_the_loop_while_another_process_writes(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite+pysqlite:///{tmp_path}/books.sqlite")
+    other = sqlite3.connect(tmp_path / "books.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    write = asyncio.create_task(database.write_short(add("a")))
+    # Were the loop to wait for the lock, it would wait until the write gives up: nobody else gives it back.
+    await asyncio.sleep(0.05)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await write == "a"
+    await database.close()
 
 
 async def test_a_write_cancelled_before_it_began_never_happens(database: Database) -> None:

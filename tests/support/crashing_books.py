@@ -22,10 +22,10 @@ def say(line: str) -> None:
 async def one_job(database: Database, number: int) -> None:
     """Hold and capture one job."""
     job = make_job(ALICE, number=number, key_id=f"{ALICE}/key")
-    await database.write(lambda session: hold(session, job))
+    await database.write_short(lambda session: hold(session, job))
     say(f"held {number}")
     parts = [taken(job)]
-    await database.write(
+    await database.write_short(
         lambda session: ledger.capture(
             session, job.id, parts, finish=0, prompt_tokens=20, output_tokens=100, now=NOW
         )

@@ -113,8 +113,7 @@ async def test_a_capture_is_tried_again_when_the_books_do_not_answer(
 ) -> None:
     monkeypatch.setattr("marketplace.services.closing.PAUSES", (0.01, 0.01))
     async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1)):
-        running = await stand.market.submit(a_request())
-        write, failures = stand.database.write, 2
+        write, failures = stand.database.write_short, 2
 
         async def unwilling(work: Any) -> Any:
             nonlocal failures
@@ -123,7 +122,8 @@ async def test_a_capture_is_tried_again_when_the_books_do_not_answer(
                 raise Unavailable("The disk is busy.")
             return await write(work)
 
-        monkeypatch.setattr(stand.database, "write", unwilling)
+        monkeypatch.setattr(stand.database, "write_short", unwilling)
+        running = await stand.market.submit(a_request())
         _, _, completed = await answer_of(running)
         assert (failures, completed.charge) == (0, 3300)
         assert len(PAUSES) >= 2

@@ -39,20 +39,23 @@ async def limit(database: Database, *, more_pages: int) -> None:
     await database.write(work)
 
 
-async def charge(database: Database, number: int) -> None:
+async def charge(database: Database, number: int, *, is_short: bool) -> None:
     """Hold and capture one job in one write."""
 
     def work(session: Session) -> None:
         job = hold(session, make_job(ALICE, number=number, key_id=f"{ALICE}/key"))
         ledger.capture(session, job.id, [taken(job)], finish=0, prompt_tokens=20, output_tokens=100, now=NOW)
 
-    await database.write(work)
+    await (database.write_short(work) if is_short else database.write(work))
 
 
-async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(database: Database) -> None:
+@pytest.mark.parametrize("is_short", [False, True])
+async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(
+    database: Database, is_short: bool
+) -> None:
     await limit(database, more_pages=6)
     outcomes = await asyncio.gather(
-        *(charge(database, number) for number in range(1, 61)), return_exceptions=True
+        *(charge(database, number, is_short=is_short) for number in range(1, 61)), return_exceptions=True
     )
     failed = [one for one in outcomes if one is not None]
     assert failed
@@ -63,7 +66,7 @@ async def test_a_full_disk_is_unavailable_and_leaves_nothing_half_done(database:
     assert report.receipts == len(outcomes) - len(failed)
 
     await limit(database, more_pages=100_000)
-    await charge(database, 2000)
+    await charge(database, 2000, is_short=is_short)
     report = await database.read(audit_books)
     assert report.findings == ()
     account = await database.read(lambda session: accounts.find(session, ALICE))
