@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
 import structlog
@@ -153,9 +153,12 @@ class Agent:
         finally:
             self.connected_since = None
             self._session = None
-            await self.jobs.abandon()
-            await self._tally.stored()
-            await session.close()
+            await _to_its_end(self._end(session))
+
+    async def _end(self, session: LinkSession) -> None:
+        await self.jobs.abandon()
+        await self._tally.stored()
+        await session.close()
 
     async def _serve(self, session: LinkSession) -> None:
         """Exchange frames until the connection ends (raises LinkLost, LinkRefused) or the agent has left."""
@@ -259,6 +262,16 @@ async def _first_of(*tasks: asyncio.Task[Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
     for task in done:
         task.result()
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Do `work` also if this task is cancelled meanwhile; it is cancelled afterwards."""
+    doing = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        await doing
+        raise
 
 
 __all__ = ["Agent", "LinkRefused"]

@@ -184,9 +184,11 @@ async def dial(
 
 
 async def _shut(http: aiohttp.ClientSession, socket: aiohttp.ClientWebSocketResponse | None) -> None:
-    if socket is not None:
-        await socket.close()
-    await http.close()
+    try:
+        if socket is not None:
+            await socket.close()
+    finally:
+        await http.close()
 
 
 async def _shake_hands(

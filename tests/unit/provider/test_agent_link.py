@@ -9,7 +9,7 @@ import pytest
 
 from provider.agent import Agent
 from provider.engines.echo import EchoEngine
-from provider.link import LinkRefused
+from provider.link import LinkRefused, LinkSession
 from tallystick.protocol.eip712 import receipt_digest
 from tallystick.protocol.frames import (
     MAX_MESSAGE_BYTES,
@@ -397,5 +397,32 @@ async def test_a_connection_that_is_made_while_the_agent_is_ended_is_closed(
     monkeypatch.setattr("provider.agent.dial", dial)
     async with running(an_agent(a_config(), tmp_path)) as task:
         await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    assert closed.is_set()
+
+
+async def test_an_agent_that_is_ended_while_it_leaves_a_lost_connection_closes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = asyncio.Event()
+    close = LinkSession.close
+
+    async def noted(session: LinkSession) -> None:
+        await close(session)
+        closed.set()
+
+    async def abandon() -> None:
+        task.cancel()
+        await asyncio.sleep(0.01)
+
+    async def lose(line: Line) -> None:
+        await line.next(Heartbeat)
+
+    monkeypatch.setattr(LinkSession, "close", noted)
+    async with scripted_coordinator(lose) as url:
+        agent = an_agent(a_config(url), tmp_path)
+        monkeypatch.setattr(agent.jobs, "abandon", abandon)
+        async with running(agent) as task:
+            await asyncio.wait([task], timeout=10)
     assert task.cancelled()
     assert closed.is_set()
