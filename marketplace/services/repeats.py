@@ -4,10 +4,11 @@
                       └──▶ forget      it made nothing, so it may be tried again
 
 Answers are never stored, nor what would let anybody guess a prompt: a repeat is told what the first made. A
-job that failed has cost nothing, so its key is free again.
+job that cost nothing, because it failed or its reader left before the first token, leaves its key free again.
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,17 +100,17 @@ def _check_made_nothing(session: Session, made: str | None) -> None:
     job = jobs.find(session, bytes.fromhex(name))
     if job is not None and job.state == JobState.ACCEPTED:
         raise StillRunning()
-    if job is None or job.state == JobState.DONE:
-        raise AlreadyDone(_charged(session, job))
-
-
-def _charged(session: Session, job: JobRow | None) -> str:
     if job is None:
-        return "Its job was charged."
-    ids = ", ".join("0x" + one.hex() for one in receipts.ids_of_job(session, job.id))
-    return (
-        f"Its job 0x{job.id.hex()} was charged ${format_usd(NanoUsd(job.charge))}: receipts {ids or 'none'}."
-    )
+        raise AlreadyDone("Its job was charged.")
+    # Receipts say whether there was an answer; its charge does not, where a model costs nothing.
+    ids = receipts.ids_of_job(session, job.id, payer_id=job.account_id)
+    if job.state == JobState.DONE and ids:
+        raise AlreadyDone(_charged(job, ids))
+
+
+def _charged(job: JobRow, receipt_ids: Sequence[bytes]) -> str:
+    ids = ", ".join("0x" + one.hex() for one in receipt_ids)
+    return f"Its job 0x{job.id.hex()} was charged ${format_usd(NanoUsd(job.charge))}: receipts {ids}."
 
 
 def _hash(*parts: str) -> bytes:

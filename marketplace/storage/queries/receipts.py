@@ -46,9 +46,10 @@ def for_attempt(session: Session, job_id: bytes, attempt: int) -> ReceiptRow | N
     return session.scalar(select(ReceiptRow).where(R.c.job_id == job_id, R.c.attempt == attempt))
 
 
-def ids_of_job(session: Session, job_id: bytes) -> Sequence[bytes]:
-    """Return the ids of a job's receipts, attempt by attempt."""
-    return session.scalars(select(R.c.id).where(R.c.job_id == job_id).order_by(R.c.attempt)).all()
+def ids_of_job(session: Session, job_id: bytes, *, payer_id: str) -> Sequence[bytes]:
+    """Return the ids of a job's receipts that one account pays, attempt by attempt."""
+    mine = (R.c.job_id == job_id) & (R.c.payer_id == payer_id)
+    return session.scalars(select(R.c.id).where(mine).order_by(R.c.attempt)).all()
 
 
 def paid_by(session: Session, payer_id: str, since: int) -> Sequence[Any]:
