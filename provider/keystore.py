@@ -10,8 +10,7 @@ import secrets
 from pathlib import Path
 from typing import Any, Literal
 
-from eth_account import Account as EthAccount
-
+from tallystick.keystores import decrypted, encrypted
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 
@@ -43,7 +42,7 @@ def import_key(home: Path, role: Role, secret: bytes, passphrase: str) -> Addres
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        json.dump(EthAccount.encrypt(secret, passphrase), file)
+        json.dump(encrypted(secret, passphrase), file)
     return address
 
 
@@ -56,7 +55,7 @@ def load_secret(home: Path, role: Role, passphrase: str) -> bytes:
     """Return a stored key's 32 bytes. Raises KeyUnavailable, saying which file and why."""
     path, keystore = _read(home, role)
     try:
-        return bytes(EthAccount.decrypt(keystore, passphrase))
+        return decrypted(keystore, passphrase)
     except ValueError as error:
         raise KeyUnavailable(f"the passphrase does not open {path}") from error
     except Exception as error:  # the library takes the file's form for granted and raises anything

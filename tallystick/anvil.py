@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from eth_account import Account
-
 from tallystick.protocol.keys import SigningKey
 
 _MNEMONIC: Final = "test test test test test test test test test test test junk"
@@ -39,6 +37,9 @@ class Anvil:
 
 def anvil_key(index: int) -> SigningKey:
     """Return the key of Anvil's account `index` (0–9), each rich in gas money; everybody knows these keys."""
+    # Half a second to import, and only local chains need it.
+    from eth_account import Account
+
     Account.enable_unaudited_hdwallet_features()
     return SigningKey(bytes(Account.from_mnemonic(_MNEMONIC, account_path=f"m/44'/60'/0'/0/{index}").key))
 

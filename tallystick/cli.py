@@ -14,11 +14,25 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from tallystick.commands.summaries import summary_of
+
 COMMANDS = "tallystick.commands"
 
 
 class _Registered(TyperGroup):
-    """Loads the module of a command when the command is asked for: the others may lack what they need."""
+    """Loads the module of a command when the command is asked for: the others may lack what they need.
+
+    A list of all of them loads none.
+    """
+
+    _lists = False
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self._lists = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._lists = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *(point.name for point in _points())})
@@ -29,7 +43,7 @@ class _Registered(TyperGroup):
             return own
         for point in _points():
             if point.name == cmd_name:
-                return _command(point)
+                return _listed(point) if self._lists else _command(point)
         return None
 
 
@@ -51,6 +65,10 @@ def _command(point: EntryPoint) -> Any:
         command = typer.main.get_command(single)
     command.name = point.name
     return command
+
+
+def _listed(point: EntryPoint) -> click.Command:
+    return click.Command(point.name, help=summary_of(point.module, point.attr))
 
 
 def _missing(name: str, why: str) -> click.Command:

@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from eth_account import Account as EthAccount
-from eth_account.messages import encode_typed_data
-
 from tallystick.evm import Contract, NodeUnreachable, Reverted
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import TokenUnits
@@ -52,6 +49,10 @@ async def sign_permit(
 
     Raises NoPermits if the token has none, or of a kind that we do not know.
     """
+    # Half a second to import, and most tokens' permits are never asked for.
+    from eth_account import Account as EthAccount
+    from eth_account.messages import encode_typed_data
+
     try:
         name = await token.read("name")
         nonce = await token.read("nonces", owner)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from marketplace.app import Chainside, read_key
 from marketplace.chain.evm import EvmChain
 from marketplace.chain.stake import EvmStakeBook
 from marketplace.chain.witness import EvmWitness
@@ -22,7 +21,6 @@ from marketplace.services.deposits import ChainWatcher
 from marketplace.services.settlement.behind import check_not_behind
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.settings import Settings
-from marketplace.storage.database import Database
 from marketplace.storage.ownership import sole_owner
 from tallystick.commands.console import AsJson, facts, foreseen, show
 from tallystick.deployment import BadDeployment, Deployment
@@ -62,33 +60,32 @@ def catch_up(
 
 
 async def _catch_up(settings: Settings, sources: Sequence[str]) -> dict[str, Any]:
+    # The whole coordinator, which the other commands of this group start faster without.
+    from marketplace.app import read_key
+
     place, key = Deployment.load(settings.deployment_file), read_key(settings)
     with sole_owner(settings.books_url):
         async with open_books(settings) as books, connected(settings.rpc_url or place.rpc_url) as connection:
             clock = SystemClock()
             await books.write(lambda session: ledger.ensure_treasury(session, place.owner, clock.now_ms()))
-            work = _parts(settings, Chainside(connection, place, key, is_local=False), books, sources)
+            chain, files = EvmChain(connection, place), EpochFiles(settings.data_dir / "epochs")
+            watcher = ChainWatcher(
+                books, chain, clock, confirmations=settings.confirmations, first_block=place.deployed_block
+            )
+            work = CatchUp(
+                books,
+                chain,
+                EvmWitness(connection, place),
+                EvmStakeBook(connection, place, clock),
+                watcher,
+                files,
+                Market(place.ledger_domain, place.genesis, place.deployed_block, settings.confirmations),
+                key,
+                EpochSources(files, sources).bring,
+            )
             done = await work.run()
-            await check_not_behind(books, EvmChain(connection, place))
+            await check_not_behind(books, chain)
     return _told(done)
-
-
-def _parts(settings: Settings, side: Chainside, books: Database, sources: Sequence[str]) -> CatchUp:
-    place, chain, clock = side.deployment, EvmChain(side.connection, side.deployment), SystemClock()
-    files = EpochFiles(settings.data_dir / "epochs")
-    return CatchUp(
-        books,
-        chain,
-        EvmWitness(side.connection, place),
-        EvmStakeBook(side.connection, place, clock),
-        ChainWatcher(
-            books, chain, clock, confirmations=settings.confirmations, first_block=place.deployed_block
-        ),
-        files,
-        Market(place.ledger_domain, place.genesis, place.deployed_block, settings.confirmations),
-        side.key,
-        EpochSources(files, sources).bring,
-    )
 
 
 def _told(done: CaughtUp) -> dict[str, Any]:

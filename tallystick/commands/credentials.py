@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import typer
-from eth_account import Account as EthAccount
 
 from tallystick.commands.console import CommandFailed
+from tallystick.keystores import decrypted, encrypted
 
 DEFAULT_URL = "http://127.0.0.1:8080/v1"
 
@@ -95,7 +95,7 @@ def store_wallet(secret: bytes, words: str) -> Path:
     path = home() / "wallet.json"
     if path.exists():
         raise CommandFailed(f"{path} exists already; move it away first, there may be money behind it")
-    write_private(path, json.dumps(EthAccount.encrypt(secret, words)))
+    write_private(path, json.dumps(encrypted(secret, words)))
     return path
 
 
@@ -105,6 +105,6 @@ def load_wallet(words: str) -> bytes:
     if not path.exists():
         raise CommandFailed(f"there is no wallet at {path}; make one with: tallystick account create-wallet")
     try:
-        return bytes(EthAccount.decrypt(json.loads(path.read_text()), words))
+        return decrypted(json.loads(path.read_text()), words)
     except ValueError as error:
         raise CommandFailed(f"the passphrase does not open {path}") from error

@@ -1,26 +1,27 @@
-"""A connection to a chain's node: reads, simulations, broadcasts; its errors are translated here, once."""
+"""A connection to a chain's node: reads, simulations, broadcasts; its errors are translated here, once.
+
+web3 takes most of a second to import, and many commands that could ask a chain do not: it is imported where
+it is used.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 from aiohttp import ClientError
-from web3 import AsyncWeb3
-from web3.exceptions import (
-    ContractLogicError,
-    TransactionNotFound,
-    Web3Exception,
-    Web3RPCError,
-)
-from web3.types import RPCEndpoint
+from eth_utils.address import to_checksum_address
 
 from tallystick.evm.abi import Artifact, Log, load_artifact, read_revert
 from tallystick.evm.errors import EvmError, NodeUnreachable, Reverted
-from tallystick.evm.provider import KeptProvider
 from tallystick.evm.transactions import Fees
 from tallystick.protocol.ids import Address, to_address, to_hex
+
+if TYPE_CHECKING:
+    from web3 import AsyncWeb3
+    from web3.exceptions import ContractLogicError, Web3RPCError
+    from web3.types import RPCEndpoint
 
 T = TypeVar("T")
 BlockId = int | str
@@ -29,7 +30,7 @@ BlockId = int | str
 _TIMEOUT_S: Final = 30
 READS_A_REQUEST: Final = 100
 _LOGS_AT_ONCE: Final = 100
-_ETH_CALL: Final = RPCEndpoint("eth_call")
+_ETH_CALL: Final = cast("RPCEndpoint", "eth_call")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ class Connection:
     What is read often is asked for as plain JSON: web3 takes ten times as long over an answer.
     """
 
-    def __init__(self, web3: AsyncWeb3[Any], chain_id: int) -> None:
+    def __init__(self, web3: "AsyncWeb3[Any]", chain_id: int) -> None:
         self.web3 = web3
         self.chain_id = chain_id
 
@@ -149,6 +150,8 @@ class Connection:
 
     async def mined(self, transaction: bytes) -> Mined | None:
         """Return where a transaction was mined, or None if it is not in a block."""
+        from web3.exceptions import TransactionNotFound
+
         try:
             found = await _translated(self.web3.eth.get_transaction_receipt(transaction))  # type: ignore[arg-type]
         except TransactionNotFound:
@@ -230,6 +233,10 @@ class Contract:
 
 async def connect(rpc_url: str) -> Connection:
     """Return a connection to the node at `rpc_url`. Raises NodeUnreachable."""
+    from web3 import AsyncWeb3
+
+    from tallystick.evm.provider import KeptProvider
+
     provider = KeptProvider(rpc_url, _TIMEOUT_S)
     web3: AsyncWeb3[Any] = AsyncWeb3(provider)
     try:
@@ -267,6 +274,8 @@ async def connected(rpc_url: str) -> AsyncIterator[Connection]:
 
 async def _translated(answer: Awaitable[T]) -> T:
     """Return the answer; Reverted and NodeUnreachable stand for what web3 and aiohttp raise."""
+    from web3.exceptions import ContractLogicError, TransactionNotFound, Web3Exception, Web3RPCError
+
     try:
         return await answer
     except TransactionNotFound:
@@ -280,13 +289,13 @@ async def _translated(answer: Awaitable[T]) -> T:
         raise NodeUnreachable(f"the chain's node does not answer: {said}") from error
 
 
-def _revert_of(error: ContractLogicError) -> Reverted:
+def _revert_of(error: "ContractLogicError") -> Reverted:
     data = error.data.get("data", "") if isinstance(error.data, dict) else error.data
     text = data if isinstance(data, str) and data.startswith("0x") else "0x"
     return read_revert(bytes.fromhex(text[2:]), error.message or "execution reverted")
 
 
-def _message_of(error: Web3RPCError) -> str:
+def _message_of(error: "Web3RPCError") -> str:
     response = error.rpc_response
     inner = response.get("error") if response else None
     return str(inner.get("message")) if isinstance(inner, dict) else str(error)
@@ -323,4 +332,4 @@ def _read_log(contracts: Mapping[Address, Artifact], found: Any) -> Log | None:
 
 
 def _sum(address: Address) -> Any:
-    return AsyncWeb3.to_checksum_address(address)
+    return to_checksum_address(address)

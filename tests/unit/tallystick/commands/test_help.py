@@ -1,13 +1,18 @@
 """The command line as a whole: every command explains itself, with an example."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 
 import click
 import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
+from tallystick.cli import COMMANDS as COMMAND_GROUP
 from tallystick.cli import app
+from tallystick.commands.summaries import summary_of
 
 ROOT = get_command(app)
 
@@ -77,3 +82,22 @@ def test_a_command_that_is_none_is_refused_in_one_line() -> None:
     shown = CliRunner().invoke(app, ["dance"])
     assert shown.exit_code == 2
     assert "No such command 'dance'" in shown.output
+
+
+def test_the_list_of_commands_says_what_each_says_of_itself() -> None:
+    told = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "300"}).output
+    for point in entry_points(group=COMMAND_GROUP):
+        command = ROOT.get_command(click.Context(ROOT), point.name)  # type: ignore[attr-defined]
+        said = summary_of(point.module, point.attr)
+        assert said.splitlines()[0] == (command.help or "").splitlines()[0] != ""
+        assert said.splitlines()[0] in told
+
+
+def test_the_list_of_commands_loads_none_of_them() -> None:
+    program = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom tallystick.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "print([name for name in ('web3', 'eth_account', 'sqlalchemy', 'fastapi') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
