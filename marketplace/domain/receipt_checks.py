@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from marketplace.domain.attempts import Attempt, room
+from marketplace.domain.attempts import Attempt, first_stop, room
 from marketplace.domain.catalog import CatalogModel
-from tallystick.models.tokenizer import BadTokenizer
+from tallystick.models.tokenizer import BadTokenizer, Detokenizer
 from tallystick.protocol.commitments import NO_SKETCH, opaque_output_commitment, output_commitment
 from tallystick.protocol.eip712 import BadField, Domain, receipt_digest
 from tallystick.protocol.frames import Finished
@@ -179,6 +179,8 @@ def _check_text(attempt: Attempt, finish: Finish, stop: str, model: CatalogModel
     stops = attempt.job.parameters.stop
     if any(one in given for one in stops if one):
         raise BadReceipt("the text runs over a stop string")
+    if attempt.ids and first_stop(whole, stops) and _is_stopped(ids[:-1], stops, model.tokenizer):
+        raise BadReceipt("the tokens run on after a stop string")
     match finish:
         case Finish.EOS | Finish.LENGTH:
             fits = given == whole
@@ -188,3 +190,11 @@ def _check_text(attempt: Attempt, finish: Finish, stop: str, model: CatalogModel
             fits = whole.startswith(given)
     if not fits:
         raise BadReceipt(f"the text is not that of the tokens (finish {finish.name.lower()})")
+
+
+def _is_stopped(ids: list[int], stops: tuple[str, ...], tokenizer: Detokenizer) -> bool:
+    """Say whether a node that has drawn `ids` knows that they complete a stop string, and draws no more."""
+    if not first_stop(tokenizer.decode(ids), stops):
+        return False
+    # The last characters may be unfinished, and read otherwise with what follows: a node waits for that.
+    return bool(first_stop(tokenizer.stream(ids).resumed, stops))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +20,10 @@ from marketplace.domain.attempts import (
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
+from provider.engines.base import EngineJob
+from provider.engines.text import AnswerText
 from tallystick.models.renderer import Renderer
-from tallystick.models.tokenizer import ByteTokenizer
+from tallystick.models.tokenizer import ByteTokenizer, HfTokenizer, Tokenizer
 from tallystick.protocol.frames import Finished, TokenLogprob, Tokens
 from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
@@ -28,6 +31,7 @@ from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish
 from tests.support.markets import a_request
 from tests.support.nodes import DOMAIN, EOS, MANIFEST, MODEL_ID, Work, a_view, key_of, operator_of
+from tests.unit.tallystick.models.tokenizers_for_tests import byte_fallback_blob, byte_level_blob
 
 MODEL = CatalogModel(MODEL_ID, "echo", MANIFEST, ByteTokenizer(), Renderer().of(MANIFEST), 0)
 NOW = 2**45
@@ -114,6 +118,66 @@ def test_a_change_to_any_delivered_id_is_noticed(raw: bytes, data: st.DataObject
     attempt.ids[place] ^= 1
     with pytest.raises(BadReceipt):
         check_receipt(attempt, finished, MODEL, DOMAIN, Seen(NOW, 100))
+
+
+BLOBS = {"byte-level": byte_level_blob(), "byte-fallback": byte_fallback_blob()}
+TOKENIZERS: dict[str, Tokenizer] = {kind: HfTokenizer(blob) for kind, blob in BLOBS.items()} | {
+    "bytes": ByteTokenizer()
+}
+
+
+def drawn_until_stopped(tokenizer: Tokenizer, attempt: Attempt, ids: list[int]) -> tuple[list[int], str]:
+    """Return what our engines make of `ids` that a model would draw: they end where a stop string does."""
+    text = AnswerText(tokenizer, EngineJob.from_frame(attempt.job))
+    said = ""
+    for count, one in enumerate(ids, 1):
+        said += text.push((one,))
+        if text.met is not None:
+            return ids[:count], said
+    return ids, said
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(sorted(TOKENIZERS)),
+    stop=st.sampled_from(["a", "th", "�", " ", "界"]),
+)
+def test_what_our_engines_make_up_to_a_stop_string_passes_and_not_one_token_more(
+    data: st.DataObject, kind: str, stop: str
+) -> None:
+    tokenizer = TOKENIZERS[kind]
+    model = replace(MODEL, tokenizer=tokenizer, manifest=msgspec.structs.replace(MANIFEST, eos_ids=()))
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 2), min_size=1, max_size=30))
+    job = an_accepted_job(Parameters(max_tokens=64, stop=(stop,)))
+    first = an_attempt(job, Answer())
+    made, text = drawn_until_stopped(tokenizer, first, ids)
+    cut = data.draw(st.integers(0, len(made)))
+    before, said = drawn_until_stopped(tokenizer, first, made[:cut])
+    if before:
+        check_receipt(first, signed_as_handed_over(first, before, said), model, DOMAIN, Seen(NOW, 100))
+    answer = Answer()
+    answer.absorb(first)
+    if before and as_whole(answer, job.request.parameters, model, 5) is not None:
+        return
+    second = an_attempt(job, answer, 1)
+    rest, said = drawn_until_stopped(tokenizer, second, ids[cut:])
+    assert before + rest == made
+    assert answer.text + said == text
+    if rest:
+        check_receipt(second, signed_as_handed_over(second, rest, said), model, DOMAIN, Seen(NOW, 100))
+    if len(made) < len(ids):
+        padded = an_attempt(job, answer, 1)
+        more = signed_as_handed_over(padded, [*rest, ids[len(made)]], said)
+        with pytest.raises(BadReceipt, match="run on after a stop string"):
+            check_receipt(padded, more, model, DOMAIN, Seen(NOW, 100))
+
+
+def signed_as_handed_over(attempt: Attempt, ids: list[int], text: str) -> Finished:
+    """Stream `ids` and `text` into the attempt and return the receipt for them."""
+    work = Work(attempt.job, key_of(attempt.job.attempt + 1), _nowhere)
+    attempt.accept(work.a_tokens_frame(ids, text))
+    return Finished(receipt=work.a_receipt(Finish.HANDED_OVER, started_at=NOW, finished_at=NOW))
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
 """Nodes that lie: what they sign or stream is not taken, costs the consumer nothing, and is remembered."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from marketplace.domain.errors import NodesFailed
+from marketplace.domain.jobs import Delta
 from tallystick.protocol.commitments import numerics_class_id, output_commitment
 from tallystick.protocol.frames import Finished, ReceiptTaken, Tokens
 from tallystick.protocol.parameters import Parameters
@@ -150,6 +152,54 @@ async def test_a_stop_string_must_occur_where_the_text_was_trimmed(
 
     async with a_market(tmp_path) as stand:
         await ask_liar(stand, lies, parameters=Parameters(max_tokens=64, stop=("ll", "xx")))
+
+
+@pytest.mark.parametrize("finish", [Finish.STOP_STRING, Finish.HANDED_OVER])
+@pytest.mark.parametrize("padding", [b"A" * 57, b"A"])
+async def test_tokens_past_a_stop_string_are_not_paid(tmp_path: Path, finish: Finish, padding: bytes) -> None:
+    async def pads(work: Work) -> None:
+        await work.tokens([*b"hiX", *padding], "hi")
+        await work.finish(finish, stop="X")
+
+    async with a_market(tmp_path) as stand:
+        await ask_liar(stand, pads, parameters=Parameters(max_tokens=64, stop=("X",)))
+
+
+async def test_a_node_that_goes_on_past_another_nodes_stop_string_is_not_paid(tmp_path: Path) -> None:
+    async def hands_over(work: Work) -> None:
+        await work.tokens(b"hi#", "hi")
+        await work.finish(Finish.HANDED_OVER)
+
+    async def pads(work: Work) -> None:
+        await work.tokens(b"XAAAA", "")
+        await work.finish(Finish.HANDED_OVER)
+
+    liar = ScriptedNode(2, pads)
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1, hands_over)):
+        running = await stand.market.submit(a_request(parameters=Parameters(max_tokens=64, stop=("#X",))))
+        async with stand.joined(liar):
+            text, _, completed = await answer_of(running)
+            assert (text, completed.finish) == ("hi", Finish.STOP_STRING)
+            assert completed.charge == (5 + 3) * 300
+            assert await stand.earned(liar) == 0
+
+
+async def test_padding_is_not_paid_after_the_reader_has_left_either(tmp_path: Path) -> None:
+    sent = asyncio.Event()
+
+    async def pads(work: Work) -> None:
+        await work.tokens([*b"hiX", *b"A" * 57], "hi")
+        sent.set()
+        await work.cancelled.wait()
+        await work.finish(Finish.CANCELLED)
+
+    async with a_market(tmp_path) as stand, stand.joined(ScriptedNode(1, pads)):
+        running = await stand.market.submit(a_request(parameters=Parameters(max_tokens=64, stop=("X",))))
+        await sent.wait()
+        assert isinstance(await anext(running), Delta)
+        await running.aclose()
+        await stand.all_ended()
+        assert ((await stand.account()).spent, await stand.receipts()) == (0, [])
 
 
 async def test_a_stop_string_trims_the_text_and_not_the_ids(tmp_path: Path) -> None:
