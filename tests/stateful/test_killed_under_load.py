@@ -4,14 +4,9 @@ One market lives through all of it. Each start is the recovery from the kill bef
 next fail point.
 """
 
-import asyncio
 import contextlib
-import json
 import logging
-import os
 import signal
-import sys
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -25,8 +20,9 @@ from marketplace.services.settlement.files import EpochFiles
 from marketplace.storage.database import Database
 from marketplace.storage.engines import open_reader, open_writer
 from scripts.benches.crash.checks import Books, look
-from scripts.benches.crash.load import Crowd, Record, answers, open_consumers, until
-from scripts.benches.crash.stage import Stage, a_stage, plain_environment
+from scripts.benches.crash.coordinators import PATIENCE, Coordinators, coordinators
+from scripts.benches.crash.load import Crowd, Record, open_consumers, until
+from scripts.benches.crash.stage import Stage, a_stage
 from tests.support.kills import KILLED_UNDER_LOAD
 
 pytestmark = [
@@ -37,74 +33,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-PATIENCE = 240
-"""Seconds in which a fail point is reached, on a machine that has much else to do."""
-
-
-class Coordinators:
-    """Starts one coordinator after the other and sees how it ends."""
-
-    def __init__(self, stage: Stage, forker: asyncio.subprocess.Process) -> None:
-        self._stage = stage
-        self._forker = forker
-        self.pid = 0
-        self.began = 0.0
-
-    async def start(self, point: str) -> None:
-        """Start one that dies at `point`; return when it serves, or is dead already."""
-        assert self._forker.stdin is not None
-        self.began = time.time()
-        log = str(self._stage.folder / "coordinator.log")
-        self._forker.stdin.write(json.dumps({"point": point, "log": log}).encode() + b"\n")
-        self.pid = int((await self._line()).removeprefix("started "))
-        self._end = asyncio.create_task(self._line())
-        assert await until(self._serves_or_ended, PATIENCE), self._log()
-
-    async def ended(self, seconds: float = PATIENCE) -> int | None:
-        """Return the status with which it ended, None if it has not."""
-        done, _ = await asyncio.wait([self._end], timeout=seconds)
-        return int(self._end.result().removeprefix("ended ")) if done else None
-
-    async def stop(self) -> None:
-        """End it in order."""
-        os.kill(self.pid, signal.SIGTERM)
-        assert await self.ended() == 0, self._log()
-
-    async def _serves_or_ended(self) -> bool:
-        return self._end.done() or await answers(self._stage, "/readyz")
-
-    async def _line(self) -> str:
-        assert self._forker.stdout is not None
-        return (await self._forker.stdout.readline()).decode().strip()
-
-    def _log(self) -> str:
-        return (self._stage.folder / "coordinator.log").read_text()[-3000:]
-
-
-@contextlib.asynccontextmanager
-async def coordinators(stage: Stage) -> AsyncIterator[Coordinators]:
-    forker = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.support.forking"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=plain_environment(
-            **stage.environment,
-            PYTHONPATH=os.getcwd(),
-            TALLYSTICK_FAILOVER_SECONDS="0.3",
-            TALLYSTICK_QUEUE_SECONDS="0.3",
-        ),
-        cwd=os.getcwd(),
-    )
-    made = Coordinators(stage, forker)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            if made.pid and not made._end.done():
-                os.kill(made.pid, signal.SIGKILL)
-                await made.ended(10)
-            forker.kill()
-        await forker.wait()
+QUICK = {"TALLYSTICK_FAILOVER_SECONDS": "0.3", "TALLYSTICK_QUEUE_SECONDS": "0.3"}
+"""Nothing is waited for that is not killed."""
 
 
 @contextlib.asynccontextmanager
@@ -137,22 +67,22 @@ async def killed(made: Coordinators, stage: Stage, point: str) -> int | None:
 async def test_a_kill_at_every_fail_point_costs_nobody_anything(tmp_path: Path) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     record, problems = Record(), []
-    async with a_stage(tmp_path, epoch_seconds=2) as stage, coordinators(stage) as made:
-        await made.start("")
+    async with a_stage(tmp_path, epoch_seconds=2) as stage, coordinators(stage, **QUICK) as made:
+        await made.start()
         consumers = await open_consumers(stage, wallets=2, on_credit=1, leaving=1)
         await stage.mine_every(2)
-        await made.stop()
+        assert await made.end(signal.SIGTERM) == 0
         async with Crowd(stage, consumers, record, clients=4).asking():
             for point in KILLED_UNDER_LOAD:
                 await made.start(point)
                 if await made.ended(0) is None:
                     problems += (await seen(stage, record, made.began)).problems
                 assert await killed(made, stage, point) == -signal.SIGKILL, point
-        await made.start("")
+        await made.start()
         async with stage.agents():
             assert await until(lambda: _is_settled(stage, record, made.began), PATIENCE)
             problems += [str(one) for one in await _audited(stage)]
-        await made.stop()
+        assert await made.end(signal.SIGTERM) == 0
     assert problems == []
     assert len(record.charges) > len(KILLED_UNDER_LOAD)
 

@@ -4,7 +4,8 @@
     scripts/bench crash --quick
 
 `tallystick up` runs as a process of its own on books, agents and a chain that outlive it. Clients ask and
-read all the time; at random instants, also while it starts, it gets a SIGKILL and is started again.
+read all the time; at random instants, also while it starts, it gets a SIGKILL and is started again. It is
+forked from a process that has its modules loaded: importing them is half of a life, and does nothing.
 
 After every restart each charge that a client was told is in the books once, nothing is held for jobs that
 died, and the books add up. At the end everything is settled, and `tallystick books verify` holds books,
@@ -32,12 +33,12 @@ import structlog
 from marketplace.domain.errors import Unavailable
 from marketplace.storage.database import Database
 from scripts.benches.crash.checks import Books, look
-from scripts.benches.crash.load import Crowd, Record, answers, open_consumers, until
+from scripts.benches.crash.coordinators import Coordinators, DoesNotServe, coordinators
+from scripts.benches.crash.load import Crowd, Record, open_consumers, until
 from scripts.benches.crash.stage import Stage, a_stage, plain_environment
 from scripts.benches.report import Figure, Report, spread
 
 TALLYSTICK = str(Path(sys.executable).with_name("tallystick"))
-START_SECONDS = 300
 LONGEST_LIFE = 4.0
 """Seconds between being ready and the kill, at most."""
 
@@ -83,71 +84,54 @@ async def _run(
     folder: Path, kills: int, clients: int, chance: random.Random
 ) -> tuple[Record, Tally, dict[str, Any]]:
     record, tally = Record(), Tally()
-    async with a_stage(folder) as stage:
-        with (folder / "coordinator.log").open("ab") as log:
-            process = await _start(stage, log, tally)
-            consumers = await open_consumers(stage, wallets=3, on_credit=3)
-            await stage.mine_every(1)
-            crowd = Crowd(stage, consumers, record, clients=clients)
-            async with crowd.asking():
-                for number in range(kills):
-                    process = await _kill(stage, process, log, chance, tally)
-                    await _check(stage, record, tally)
-                    if number % 10 == 9:
-                        _say(number + 1, kills, record, tally)
-            async with stage.agents():
-                if not await until(lambda: _settled(stage), 180):
-                    tally.problems.append("not everything was settled within three minutes")
-            told = await _verify(stage)
-            process.send_signal(signal.SIGTERM)
-            await process.wait()
+    async with a_stage(folder) as stage, coordinators(stage) as made:
+        await _start(made, tally)
+        consumers = await open_consumers(stage, wallets=3, on_credit=3)
+        await stage.mine_every(1)
+        crowd = Crowd(stage, consumers, record, clients=clients)
+        async with crowd.asking():
+            for number in range(kills):
+                await _kill(stage, made, chance, tally)
+                await _check(stage, record, tally)
+                if number % 10 == 9:
+                    _say(number + 1, kills, record, tally)
+        async with stage.agents():
+            if not await until(lambda: _settled(stage), 180):
+                tally.problems.append("not everything was settled within three minutes")
+        told = await _verify(stage)
+        await made.end(signal.SIGTERM)
     return record, tally, told
 
 
-async def _start(stage: Stage, log: Any, tally: Tally) -> asyncio.subprocess.Process:
-    """Start the coordinator and return when it serves. Raises CrashFailed."""
+async def _start(made: Coordinators, tally: Tally) -> None:
+    """Start a coordinator and return when it serves. Raises CrashFailed."""
     began = time.monotonic()
-    process = await _spawn(stage, log)
-    if (
-        not await until(lambda: _serves_or_ended(stage, process), START_SECONDS)
-        or process.returncode is not None
-    ):
-        raise CrashFailed(f"the coordinator does not start: {process.returncode}; see {stage.folder}")
+    try:
+        await made.start()
+    except DoesNotServe as error:
+        raise CrashFailed(f"the coordinator does not start: {error}") from error
+    if (status := await made.ended(0)) is not None:
+        raise CrashFailed(f"the coordinator ended with {status} when it was started")
     tally.starts.append(time.monotonic() - began)
-    return process
 
 
-async def _spawn(stage: Stage, log: Any) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        TALLYSTICK, "up", env=plain_environment(**stage.environment), stdout=log, stderr=log, cwd=stage.folder
-    )
-
-
-async def _serves_or_ended(stage: Stage, process: asyncio.subprocess.Process) -> bool:
-    return process.returncode is not None or await answers(stage, "/readyz")
-
-
-async def _kill(
-    stage: Stage, process: asyncio.subprocess.Process, log: Any, chance: random.Random, tally: Tally
-) -> asyncio.subprocess.Process:
+async def _kill(stage: Stage, made: Coordinators, chance: random.Random, tally: Tally) -> None:
     """Let the coordinator serve for a while, kill it, start it again; now and then kill that start too."""
     async with stage.agents():
         await asyncio.sleep(chance.uniform(0, LONGEST_LIFE))
-        await _end(process)
+        await _end(made)
     if chance.random() < 0.2:
-        process = await _spawn(stage, log)
+        await made.begin()
         await asyncio.sleep(chance.uniform(0, tally.starts[-1]))
-        await _end(process)
+        await _end(made)
         tally.killed_while_starting += 1
-    return await _start(stage, log, tally)
+    await _start(made, tally)
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        raise CrashFailed(f"the coordinator ended by itself with {process.returncode}")
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGKILL)
-    await process.wait()
+async def _end(made: Coordinators) -> None:
+    if (status := await made.ended(0)) is not None:
+        raise CrashFailed(f"the coordinator ended by itself with {status}")
+    await made.end(signal.SIGKILL)
 
 
 async def _check(stage: Stage, record: Record, tally: Tally) -> None:

@@ -1,9 +1,9 @@
 """A process that has the coordinator loaded and starts coordinators by forking: a start costs no imports.
 
-    python -m tests.support.forking
+    python -m scripts.benches.crash.forking
 
 It reads lines of JSON, `{"point": …, "log": …}`, forks a coordinator that has its environment and is armed to
-die at the point, writes `started PID`, and when the child has ended `ended STATUS`.
+die at the point (none: ""), writes `started PID`, and when the child has ended `ended STATUS`.
 """
 
 import json
