@@ -54,7 +54,7 @@ def check_receipt(
     _check_times(attempt, receipt, seen, tolerance or Tolerance())
     finish = _finish(receipt.finish)
     if model.tokenizer is None:
-        _check_opaque(attempt, receipt)
+        _check_opaque(attempt, finish, receipt)
     else:
         _check_end(attempt, finish, model)
         _check_text(attempt, finish, finished.stop, model)
@@ -137,13 +137,30 @@ def _check_times(attempt: Attempt, receipt: Receipt, seen: Seen, tolerance: Tole
         raise BadReceipt(f"block {receipt.block_number} is far from {seen.block_number}, where the chain is")
 
 
-def _check_opaque(attempt: Attempt, receipt: Receipt) -> None:
+def _check_opaque(attempt: Attempt, finish: Finish, receipt: Receipt) -> None:
     if receipt.prompt_tokens > prompt_bound(attempt):
         raise BadReceipt(f"{receipt.prompt_tokens} prompt tokens are more than the prompt's bytes")
-    if receipt.output_tokens > attempt.job.parameters.max_tokens:
+    parameters = attempt.job.parameters
+    if receipt.output_tokens > parameters.max_tokens:
         raise BadReceipt(f"{receipt.output_tokens} tokens are more than were asked for")
-    if receipt.output_tokens > 2 * attempt.text_bytes + 1:
+    unseen = _most_unseen(finish, parameters.stop)
+    if receipt.output_tokens > 2 * attempt.text_bytes + unseen:
         raise BadReceipt(f"{receipt.output_tokens} tokens cannot be {attempt.text_bytes} bytes of text")
+
+
+def _most_unseen(finish: Finish, stops: tuple[str, ...]) -> int:
+    """Return how many tokens may have no text: an end token, and those of a stop string, which is cut off.
+
+    None of a part that is not the end: another node goes on from one without text, and may make all that was
+    asked for, so both together would cost more than was set aside.
+    """
+    match finish:
+        case Finish.HANDED_OVER | Finish.CANCELLED:
+            return 0
+        case Finish.LENGTH:
+            return 1
+        case Finish.EOS | Finish.STOP_STRING:  # not every server says which of the two it was
+            return 1 + 2 * max((len(stop.encode()) for stop in stops), default=0)
 
 
 def _check_end(attempt: Attempt, finish: Finish, model: CatalogModel) -> None:

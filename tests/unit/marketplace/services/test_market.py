@@ -227,6 +227,70 @@ async def test_an_opaque_model_is_paid_by_its_own_plausible_counts(
         assert (account.spent, account.held) == (charge, 0)
 
 
+async def says_opaquely(work: Work, text: str, finish: Finish, tokens: int) -> None:
+    """Send `text` without ids, if there is any, and sign for `tokens`."""
+    if text:
+        await work.tokens((), text)
+    await work.finish(
+        finish,
+        output_tokens=tokens,
+        output_commitment=opaque_output_commitment(work.job.salt, text.encode()),
+        prompt_tokens=5 if work.job.bill_prompt else 0,
+        numerics_class=numerics_class_id("opaque"),
+    )
+
+
+OPAQUE_REQUEST = {"model_id": model_id(OPAQUE), "prompt_ids": (), "prompt_text": "hello"}
+
+
+async def test_two_nodes_without_ids_cost_no_more_than_was_held(tmp_path: Path) -> None:
+    async def hands_over(work: Work) -> None:
+        await says_opaquely(work, "", Finish.HANDED_OVER, 1)
+
+    async def answers(work: Work) -> None:
+        await says_opaquely(work, "a b c d ", Finish.LENGTH, 8)
+
+    first = ScriptedNode(1, hands_over, models=(OPAQUE_OFFER,))
+    second = ScriptedNode(2, answers, models=(OPAQUE_OFFER,))
+    async with a_market(tmp_path) as stand, stand.joined(first):
+        running = await stand.market.submit(a_request(**OPAQUE_REQUEST, parameters=Parameters(max_tokens=8)))
+        async with stand.joined(second):
+            text, _, completed = await answer_of(running)
+        assert text == "a b c d "
+        assert completed.charge == (5 + 8) * 300
+        assert (await stand.treasury()).spent == 0
+        assert await stand.earned(first) == 0
+
+
+@pytest.mark.parametrize(
+    ("finish", "stops", "tokens", "charge"),
+    [
+        (Finish.EOS, (), 1, 6 * 300),
+        (Finish.EOS, (), 2, 0),
+        (Finish.LENGTH, (), 2, 0),
+        (Finish.EOS, ("\n\nHuman:",), 5, 10 * 300),
+        (Finish.STOP_STRING, ("\n\nHuman:",), 5, 10 * 300),
+        (Finish.STOP_STRING, ("X",), 4, 0),
+    ],
+)
+async def test_an_answer_without_ids_and_text_costs_its_end_token_or_stop_string(
+    tmp_path: Path, finish: Finish, stops: tuple[str, ...], tokens: int, charge: int
+) -> None:
+    async def ends_at_once(work: Work) -> None:
+        await says_opaquely(work, "", finish, tokens)
+
+    node = ScriptedNode(1, ends_at_once, models=(OPAQUE_OFFER,))
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        running = await stand.market.submit(a_request(**OPAQUE_REQUEST, parameters=Parameters(stop=stops)))
+        if charge:
+            assert (await answer_of(running))[2].charge == charge
+        else:
+            with pytest.raises(NodesFailed):
+                await answer_of(running)
+        await stand.all_ended()
+        assert (await stand.account()).spent == charge
+
+
 async def test_the_prompt_travels_in_both_forms(tmp_path: Path) -> None:
     node = ScriptedNode(1)
     async with a_market(tmp_path, hub_rules=QUICK_HUB) as stand, stand.joined(node):
