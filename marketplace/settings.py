@@ -105,6 +105,14 @@ class Settings(BaseSettings):
         Path("catalog.json"),
         description="The models that a closed catalog admits; relative: in the data directory.",
     )
+    catalog_bytes: int = Field(
+        256 * 1024**2,
+        ge=0,
+        description="All tokenizers of the catalog together, on disk; in memory they are ten times as large.",
+    )
+    new_models_per_operator: int = Field(
+        20, ge=0, description="New models that one operator may offer in 24 hours; 0: any number."
+    )
     aliases: dict[str, str] = Field(
         default_factory=dict,
         description='Other names of models, as JSON: {"gpt-4o-mini": "smollm2-135m-instruct"}.',

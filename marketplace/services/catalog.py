@@ -1,11 +1,10 @@
 """The models that can be asked for. A new one gets in when a staked node offers it with all its parts."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
@@ -13,10 +12,11 @@ from sqlalchemy.orm import Session
 from sqlmodel import select
 
 from marketplace.domain.catalog import CatalogModel, free_name
-from marketplace.domain.errors import NotFound, Refused
+from marketplace.domain.errors import NotFound
 from marketplace.domain.ports.clock import Clock
+from marketplace.services.blobs import MEGABYTE, Blobs, NotAdmitted
+from marketplace.services.newcomers import Newcomers
 from marketplace.storage.database import Database
-from marketplace.storage.failpoints import reach
 from marketplace.storage.tables import ModelRow
 from tallystick.models.decoding import load_detokenizer
 from tallystick.models.manifest import (
@@ -30,21 +30,32 @@ from tallystick.models.manifest import (
 from tallystick.models.renderer import Prompter, Renderer
 from tallystick.models.tokenizer import BadTokenizer, Detokenizer
 from tallystick.protocol.frames import ModelOffer
-from tallystick.protocol.ids import ModelId, to_bytes32
+from tallystick.protocol.ids import Address, ModelId, to_bytes32
+
+__all__ = ["Catalog", "CatalogLimits", "NotAdmitted"]
 
 log = structlog.get_logger(__name__)
 
-MAX_TOKENIZER_BYTES = 64 * 1024 * 1024
-MAX_MODELS = 10_000
+MAX_TOKENIZER_BYTES: Final = 64 * MEGABYTE
+MAX_MODELS: Final = 10_000
+SHARE: Final = 4
+"""One operator may bring so many parts less than all of the catalog's bytes in a day."""
 
 Fetch = Callable[[bytes, int], Awaitable[bytes]]
 """Return the file with a SHA-256, of at most so many bytes, from the node that offers the model."""
 
 
-class NotAdmitted(Refused):
-    """The model does not come into the catalog."""
+@dataclass(frozen=True, slots=True)
+class CatalogLimits:
+    """What the catalog takes."""
 
-    code = "model_not_admitted"
+    most_bytes: int = 256 * MEGABYTE
+    """Of all tokenizers together on disk; what reads their ids takes ten to twenty times as much memory."""
+    new_per_operator: int = 20
+    """Models that one operator may offer in 24 hours; 0: any number."""
+
+
+USUAL_LIMITS: Final = CatalogLimits()
 
 
 class Catalog:
@@ -58,16 +69,23 @@ class Catalog:
         *,
         aliases: Mapping[str, str] | None = None,
         only: Collection[ModelId] | None = None,
+        limits: CatalogLimits = USUAL_LIMITS,
     ) -> None:
         """`only` closes the catalog to all other models; None admits any that a staked node offers."""
         self._database = database
-        self._blobs = blobs
+        self._blobs = Blobs(blobs, limits.most_bytes)
+        self._newcomers = Newcomers(
+            clock,
+            most_models=limits.new_per_operator,
+            most_bytes=max(limits.most_bytes // SHARE, MAX_TOKENIZER_BYTES),
+        )
         self._clock = clock
         self._aliases = dict(aliases or {})
         self._only = None if only is None else frozenset(only)
         self._by_id: dict[ModelId, CatalogModel] = {}
         self._by_name: dict[str, CatalogModel] = {}
         self._names: dict[str, ModelId] = {}
+        self._readers: dict[str, Detokenizer | None] = {}
         self._admitting = asyncio.Lock()
         self._renderer = Renderer()
 
@@ -80,9 +98,10 @@ class Catalog:
         *,
         aliases: Mapping[str, str] | None = None,
         only: Collection[ModelId] | None = None,
+        limits: CatalogLimits = USUAL_LIMITS,
     ) -> "Catalog":
         """Return the catalog with the models of the database; `blobs` is the folder of tokenizers."""
-        catalog = cls(database, blobs, clock, aliases=aliases, only=only)
+        catalog = cls(database, blobs, clock, aliases=aliases, only=only, limits=limits)
         await catalog._load()
         return catalog
 
@@ -113,29 +132,50 @@ class Catalog:
             )
         return model
 
-    async def admit(self, offer: ModelOffer, fetch: Fetch) -> CatalogModel:
+    async def admit(self, offer: ModelOffer, fetch: Fetch, operator: Address | None = None) -> CatalogModel:
         """Return the offered model, taken into the catalog if it is new.
 
-        Raises NotAdmitted for a manifest or tokenizer that is not sound, or if the catalog is closed to it;
-        what `fetch` raises passes through.
+        An `operator` brings one at a time, so many a day; None: who is not limited. Raises NotAdmitted for a
+        manifest or tokenizer that is not sound or too much, or if the catalog is closed to it; what `fetch`
+        raises passes through.
         """
-        known = self._by_id.get(ModelId(offer.model_id))
+        wanted = ModelId(offer.model_id)
+        known = self._by_id.get(wanted)
         if known is not None:
             return known
-        async with self._admitting:
-            known = self._by_id.get(ModelId(offer.model_id))
-            if known is not None:
-                return known
+        async with self._newcomers.turn(operator):
             manifest = self._checked(offer)
+            self._newcomers.check(operator)
+            # A node takes its time to send a file, and may never do: only its own operator waits for it.
             blob = await self._blob(manifest, fetch)
-            prompts = self._renderer.of(manifest, self._file(manifest))
-            try:
-                await prompts.try_out()  # before this process loads it too, to read ids
-                tokenizer = await _loaded(manifest, blob)
-            except (BadTokenizer, NotAdmitted) as error:
-                await prompts.close()
+            async with self._admitting:
+                known = self._by_id.get(wanted)
+                if known is None:
+                    self._newcomers.spend(operator, len(blob))
+                    known = await self._try(wanted, manifest, offer.manifest, blob)
+                return known
+
+    async def _try(
+        self, wanted: ModelId, manifest: Manifest, manifest_bytes: bytes, blob: bytes
+    ) -> CatalogModel:
+        """Return the model, if it is sound; of one that is not, nothing stays. Raises NotAdmitted."""
+        file = self._file(manifest)
+        prompts = self._renderer.of(manifest, file)
+        try:
+            if file is not None:
+                self._blobs.check_room(file.name, len(blob))
+                await self._blobs.store(file.name, blob)
+            await prompts.try_out()  # before this process loads it too, to read ids
+            tokenizer = await self._reader(manifest, blob)
+            return await self._add(wanted, manifest, manifest_bytes, tokenizer, prompts)
+        except (Exception, asyncio.CancelledError) as error:
+            # Whatever it was, a tokenizer that no model names must not stay on the disk.
+            await prompts.close()
+            if file is not None:
+                self._blobs.drop(file.name)
+            if isinstance(error, BadTokenizer):
                 raise NotAdmitted(str(error)) from error
-            return await self._add(ModelId(offer.model_id), manifest, offer.manifest, tokenizer, prompts)
+            raise
 
     def _checked(self, offer: ModelOffer) -> Manifest:
         if model_id(offer.manifest) != offer.model_id:
@@ -150,19 +190,27 @@ class Catalog:
             raise NotAdmitted(str(error)) from error
 
     async def _blob(self, manifest: Manifest, fetch: Fetch) -> bytes:
-        """Return the tokenizer's file, which is stored from now on; empty if it has none."""
+        """Return the tokenizer's file, from the disk or from who offers it; empty if it has none."""
         path = self._file(manifest)
         if path is None:
             return b""
-        blob = await asyncio.to_thread(_read, path, path.name)
-        if not blob:
-            blob = await fetch(bytes.fromhex(path.name), MAX_TOKENIZER_BYTES)
-            await asyncio.to_thread(_store, path, blob)
-        return blob
+        stored = await self._blobs.read(path.name)
+        return stored or await fetch(bytes.fromhex(path.name), MAX_TOKENIZER_BYTES)
 
     def _file(self, manifest: Manifest) -> Path | None:
         kind = manifest.tokenizer
-        return None if kind in (BYTES_TOKENIZER, OPAQUE_TOKENIZER) else self._blobs / kind
+        return None if kind in (BYTES_TOKENIZER, OPAQUE_TOKENIZER) else self._blobs.path(kind)
+
+    async def _reader(self, manifest: Manifest, blob: bytes) -> Detokenizer | None:
+        """Return what reads the model's ids, None for an opaque one; models that share a file share it too.
+
+        Raises BadTokenizer.
+        """
+        kind = manifest.tokenizer
+        if kind == OPAQUE_TOKENIZER:
+            return None
+        known = self._readers.get(kind)
+        return known or await asyncio.to_thread(load_detokenizer, kind, blob)
 
     async def _add(
         self,
@@ -194,6 +242,9 @@ class Catalog:
         admitted_at_ms: int,
     ) -> CatalogModel:
         model = CatalogModel(wanted, name, manifest, tokenizer, prompts, admitted_at_ms)
+        if (file := self._file(manifest)) is not None:
+            self._blobs.name(file.name)
+        self._readers[manifest.tokenizer] = tokenizer
         self._names[name] = wanted
         self._by_id[wanted] = self._by_name[name] = model
         return model
@@ -201,51 +252,30 @@ class Catalog:
     async def _load(self) -> None:
         rows = await self._database.read(lambda session: session.scalars(select(ModelRow)).all())
         for row in rows:
-            wanted = ModelId(row.id)
-            self._names[row.name] = wanted
-            if self._only is not None and wanted not in self._only:
-                continue
+            self._names[row.name] = ModelId(row.id)
             try:
-                manifest = decode_manifest(row.manifest)
-                tokenizer = await _loaded(manifest, await self._blob(manifest, _not_here))
-            except (BadManifest, NotAdmitted) as error:
+                await self._load_one(row)
+            except (BadManifest, BadTokenizer, NotAdmitted) as error:
                 # It comes back when a node offers it with its tokenizer.
                 log.warning("model_not_loaded", name=row.name, reason=str(error))
-                continue
-            prompts = self._renderer.of(manifest, self._file(manifest))
-            self._list(wanted, row.name, manifest, tokenizer, prompts, row.admitted_at)
+        await asyncio.to_thread(self._blobs.sweep)
 
-
-async def _loaded(manifest: Manifest, blob: bytes) -> Detokenizer | None:
-    """Return what reads the model's ids, None for an opaque one. Raises NotAdmitted."""
-    if manifest.tokenizer == OPAQUE_TOKENIZER:
-        return None
-    try:
-        return await asyncio.to_thread(load_detokenizer, manifest.tokenizer, blob)
-    except BadTokenizer as error:
-        raise NotAdmitted(str(error)) from error
+    async def _load_one(self, row: ModelRow) -> None:
+        wanted, manifest = ModelId(row.id), decode_manifest(row.manifest)
+        file = self._file(manifest)
+        if file is not None:
+            self._blobs.name(file.name)
+        if self._only is not None and wanted not in self._only:
+            return
+        tokenizer = self._readers.get(manifest.tokenizer)
+        if tokenizer is None:
+            tokenizer = await self._reader(manifest, await self._blob(manifest, _not_here))
+        prompts = self._renderer.of(manifest, file)
+        self._list(wanted, row.name, manifest, tokenizer, prompts, row.admitted_at)
 
 
 async def _not_here(digest: bytes, limit: int) -> bytes:
     raise NotAdmitted(f"the tokenizer {digest.hex()} is not in the folder of blobs")
-
-
-def _read(path: Path, kind: str) -> bytes:
-    """Return the stored file, empty if it is missing or damaged."""
-    try:
-        blob = path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    return blob if sha256(blob).hexdigest() == kind else b""
-
-
-def _store(path: Path, blob: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(f".{os.getpid()}.part")
-    half.write_bytes(blob)
-    reach("catalog.file_staged")
-    half.replace(path)
-    reach("catalog.file_stored")
 
 
 @dataclass(frozen=True, slots=True)

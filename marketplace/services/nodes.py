@@ -11,7 +11,7 @@ from marketplace.domain.errors import MarketError
 from marketplace.domain.history import History
 from marketplace.domain.ports.clock import Clock
 from marketplace.domain.ports.link import BlobRefused, NodeLost, NodeView, ProviderLink
-from marketplace.services.catalog import Catalog, NotAdmitted
+from marketplace.services.catalog import Catalog
 from marketplace.services.late import LateBook
 from marketplace.services.slots import Slots
 from marketplace.storage.database import Database
@@ -37,6 +37,8 @@ class NodeService:
         self._link: ProviderLink | None = None
         self._late: LateBook | None = None
         self._operators: dict[Address, Address] = {}
+        self._offered: dict[Address, Sequence[ModelOffer]] = {}
+        """What nodes whose models are being looked at have offered since."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._suspended: frozenset[Address] = frozenset()
@@ -83,7 +85,10 @@ class NodeService:
         self._slots.wake_all()
         unknown = [offer for offer in models if self._catalog.by_id(ModelId(offer.model_id)) is None]
         if unknown:
-            self._spawn(self._admit(node, unknown))
+            is_busy = node in self._offered
+            self._offered[node] = unknown
+            if not is_busy:
+                self._spawn(self._admit(node))
 
     def left(self, node: Address) -> None:
         """A node is gone: keep its record."""
@@ -102,19 +107,30 @@ class NodeService:
             log.exception("late_receipt_unanswered", node=node)
             return None
 
-    async def _admit(self, node: Address, offers: Sequence[ModelOffer]) -> None:
-        link = self._link
-        if link is None:
+    async def _admit(self, node: Address) -> None:
+        """Take in what a node offers, one model after the other, until it has offered nothing more."""
+        try:
+            while offers := self._offered[node]:
+                self._offered[node] = ()
+                for offer in offers:
+                    await self._admit_one(node, offer)
+                    if self._offered[node]:
+                        break
+        finally:
+            del self._offered[node]
+
+    async def _admit_one(self, node: Address, offer: ModelOffer) -> None:
+        link, operator = self._link, self._operators.get(node)
+        if link is None or operator is None:
             return
 
         async def fetch(sha256: bytes, limit: int) -> bytes:
             return await link.fetch_blob(node, sha256, limit=limit)
 
-        for offer in offers:
-            try:
-                await self._catalog.admit(offer, fetch)
-            except (NotAdmitted, BlobRefused, NodeLost) as error:
-                log.warning("model_refused", node=node, name=offer.name, reason=str(error))
+        try:
+            await self._catalog.admit(offer, fetch, operator)
+        except (MarketError, BlobRefused, NodeLost) as error:
+            log.warning("model_refused", node=node, name=offer.name, reason=str(error))
 
     async def _remember(self, node: NodeView, hello: Hello) -> None:
         now = self._clock.now_ms()

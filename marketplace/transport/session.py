@@ -1,9 +1,9 @@
 """One connected node as the coordinator sees it, however it is connected."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256 as sha256_of
-from typing import Protocol
+from typing import Final, Protocol
 
 from marketplace.domain.history import NodeHistory
 from marketplace.domain.ports.link import Ask, BlobRefused, NodeLost, NodeView
@@ -12,6 +12,11 @@ from marketplace.transport.stream import AttemptFrame, AttemptKey, AttemptStream
 from tallystick.protocol.frames import AnyFrame, Blob, BlobRequest, Finished, Hello, Job, ModelOffer
 from tallystick.protocol.ids import Address, ModelId
 from tallystick.protocol.money import NanoUsd
+
+PIECE_SECONDS: Final = 15.0
+"""How long a node may take for the next piece of a file, 512 KiB at most."""
+FILE_SECONDS: Final = 600.0
+"""How long it may take for the whole file."""
 
 
 class Outlet(Protocol):
@@ -22,12 +27,41 @@ class Outlet(Protocol):
 
 
 class _BlobTransfer:
-    """A file that is on its way."""
+    """A file that is on its way; `give_up` is called when nothing more of it comes in time."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, give_up: Callable[[str], None]) -> None:
+        loop = asyncio.get_running_loop()
         self.limit = limit
         self.data = bytearray()
-        self.done: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[bytes] = loop.create_future()
+        self._next_piece: asyncio.TimerHandle | None = None
+        self._whole = loop.call_later(FILE_SECONDS, give_up, f"the file was not here after {FILE_SECONDS} s")
+        self._give_up = give_up
+        self.expect()
+
+    def expect(self) -> None:
+        """Wait for the next piece from now on."""
+        if self._next_piece is not None:
+            self._next_piece.cancel()
+        why = f"nothing more of the file came for {PIECE_SECONDS} s"
+        self._next_piece = asyncio.get_running_loop().call_later(PIECE_SECONDS, self._give_up, why)
+
+    def succeed(self) -> None:
+        """Hand the file to those who wait for it."""
+        self._stop()
+        self.done.set_result(bytes(self.data))
+
+    def fail(self, error: Exception) -> None:
+        """Tell those who wait why there is no file."""
+        self._stop()
+        self.done.set_exception(error)
+        # The one who asked may be gone; an exception that nobody fetches is then no news.
+        self.done.exception()
+
+    def _stop(self) -> None:
+        self._whole.cancel()
+        if self._next_piece is not None:
+            self._next_piece.cancel()
 
 
 class Session:
@@ -122,12 +156,13 @@ class Session:
         self._outlet.send(frame)
 
     async def fetch_blob(self, sha256: bytes, *, limit: int) -> bytes:
-        """Return the file with this hash. Raises NodeLost or BlobRefused."""
+        """Return the file with this hash. Raises NodeLost, or BlobRefused (also if it is late)."""
         if self._lost is not None:
             raise NodeLost(self._lost)
         transfer = self._transfers.get(sha256)
         if transfer is None:
-            transfer = self._transfers[sha256] = _BlobTransfer(limit)
+            transfer = _BlobTransfer(limit, lambda problem: self._refuse_blob(sha256, problem))
+            self._transfers[sha256] = transfer
             self._outlet.send(BlobRequest(sha256=sha256))
         return await asyncio.shield(transfer.done)
 
@@ -140,14 +175,15 @@ class Session:
         if problem is None:
             transfer.data += piece.data
             if len(transfer.data) < piece.total:
+                transfer.expect()
                 return
             if sha256_of(transfer.data).digest() != piece.sha256:
                 problem = "the file has another hash than was asked for"
-        del self._transfers[piece.sha256]
         if problem is None:
-            transfer.done.set_result(bytes(transfer.data))
+            del self._transfers[piece.sha256]
+            transfer.succeed()
         else:
-            _fail(transfer, BlobRefused(f"{self.address}: {problem}"))
+            self._refuse_blob(piece.sha256, problem)
 
     def lose(self, reason: str) -> None:
         """End everything that waits for the node; it does not come back as this session."""
@@ -157,8 +193,11 @@ class Session:
         for stream in list(self._streams.values()):
             stream.interrupt(reason)
         for transfer in self._transfers.values():
-            _fail(transfer, NodeLost(reason))
+            transfer.fail(NodeLost(reason))
         self._transfers.clear()
+
+    def _refuse_blob(self, sha256: bytes, problem: str) -> None:
+        self._transfers.pop(sha256).fail(BlobRefused(f"{self.address}: {problem}"))
 
     def _forget(self, key: AttemptKey) -> None:
         self._streams.pop(key, None)
@@ -195,9 +234,3 @@ def _problem_with(piece: Blob, transfer: _BlobTransfer) -> str | None:
     if not piece.data or len(transfer.data) + len(piece.data) > piece.total:
         return "a piece is empty or runs over the end"
     return None
-
-
-def _fail(transfer: _BlobTransfer, error: Exception) -> None:
-    transfer.done.set_exception(error)
-    # The one who asked may be gone; an exception that nobody fetches is then no news.
-    transfer.done.exception()

@@ -12,9 +12,12 @@ import pytest
 from marketplace.domain.history import History
 from marketplace.domain.ports.clock import SystemClock
 from marketplace.domain.ports.link import BlobRefused, NodeLost, ProviderLink
+from marketplace.transport import session
 from marketplace.transport.memory import MemoryHub
 from tallystick.protocol.frames import (
+    BLOB_CHUNK_BYTES,
     AnyFrame,
+    Blob,
     BlobRequest,
     Draining,
     Failed,
@@ -274,6 +277,26 @@ async def test_a_blob_of_a_node_that_goes_is_lost(subject: Subject) -> None:
         line.cut()
         with pytest.raises(NodeLost):
             await fetching
+
+
+async def test_a_node_that_sends_nothing_more_of_a_file_is_not_waited_for(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PIECE_SECONDS", 0.2)
+    blob = os.urandom(BLOB_CHUNK_BYTES + 1)
+    digest, node = sha256(blob).digest(), ScriptedNode(1)
+    half = Blob(sha256=digest, offset=0, total=len(blob), data=blob[:BLOB_CHUNK_BYTES])
+    async with subject.join(node) as line:
+        answers, node.send = node.send, _swallow
+        for said in ([], [half]):
+            fetching = asyncio.create_task(subject.link.fetch_blob(node.address, digest, limit=len(blob)))
+            await node.until(lambda frame: isinstance(frame, BlobRequest))
+            await line.send([*said])
+            with pytest.raises(BlobRefused, match="nothing more of the file came"):
+                await asyncio.wait_for(fetching, 20)
+            node.received.clear()
+        node.blobs, node.send = {digest: blob}, answers
+        assert await subject.link.fetch_blob(node.address, digest, limit=len(blob)) == blob
 
 
 async def _swallow(frames: object) -> None:

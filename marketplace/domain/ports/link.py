@@ -95,7 +95,8 @@ class ProviderLink(Protocol):
     async def fetch_blob(self, node: Address, sha256: bytes, *, limit: int) -> bytes:
         """Return a file of a manifest from `node`, its hash checked; `limit` is in bytes.
 
-        Raises NodeLost if the node goes, BlobRefused if it has none, a larger one or another one.
+        Raises NodeLost if the node goes, BlobRefused if it has none, a larger one or another one, or does not
+        send it in time.
         """
 
 
