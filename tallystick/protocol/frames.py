@@ -143,7 +143,8 @@ class Blob(Frame, tag="blob", frozen=True, kw_only=True):
 class Job(Frame, tag="job", frozen=True, kw_only=True):
     """One attempt at a job.
 
-    `prompt_ids` are the canonical prompt; `prompt_text` is the same for engines that take text.
+    `prompt_ids` are the canonical prompt; `prompt_text` is the same for engines that take text, and empty
+    where the consumer gave ids.
     `resume_ids` were drawn (and signed for, or not) by earlier nodes; the first new token has position
     `first_position`, which is `len(resume_ids)`; `resume_text_bytes` of their text are delivered already.
     `bill_prompt` says whether this part's receipt bills the prompt. `top_logprobs` −1 means that no

@@ -1,10 +1,19 @@
 """Text completions through the official Python client."""
 
+from collections.abc import Sequence
+
 import openai
 import pytest
 from openai import OpenAI
 
+from marketplace.api.openai.completions import _prompt
+from marketplace.api.openai.requests import TextBody
+from marketplace.domain.catalog import CatalogModel
+from marketplace.domain.errors import BadRequest
+from tallystick.models.renderer import Renderer
+from tallystick.models.tokenizer import ByteTokenizer
 from tests.support.acting import LIKELY
+from tests.support.nodes import MANIFEST, MODEL_ID
 from tests.support.servers import Server
 
 
@@ -25,6 +34,30 @@ def test_a_prompt_may_be_a_list_of_one_or_token_ids(
     answer = client.completions.create(model="echo", prompt=prompt)
     assert answer.choices[0].text == "hello"
     assert server.acts.last().prompt_ids == tuple(b"hello")
+
+
+def test_more_ids_than_the_context_has_are_refused(client: OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.completions.create(model="echo", prompt=[0] * 400_000)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "prompt")
+
+
+class NeverRead(ByteTokenizer):
+    """A stranger's tokens may be as long as they like: reading 500,000 of them would take the memory."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        raise AssertionError("a prompt of ids is not read")
+
+
+async def test_a_prompt_of_ids_is_not_read() -> None:
+    model = CatalogModel(MODEL_ID, "echo", MANIFEST, NeverRead(), Renderer().of(MANIFEST), 0)
+    ids = list(b"hello")
+    for prompt in (ids, [ids]):
+        assert await _prompt(TextBody(model="echo", prompt=prompt), model) == ("", tuple(ids))
+    room = MANIFEST.context_length
+    assert len((await _prompt(TextBody(model="echo", prompt=[0] * (room - 1)), model))[1]) == room - 1
+    with pytest.raises(BadRequest, match="leaves no room"):
+        await _prompt(TextBody(model="echo", prompt=[0] * room), model)
 
 
 @pytest.mark.parametrize("prompt", [["one", "two"], [], [999_999], [[1], [2]], [-1], [True]])

@@ -187,15 +187,16 @@ async def _prompt(body: TextBody, model: CatalogModel) -> tuple[str, tuple[int, 
 
 
 def _prompt_of_ids(ids: list[Any], model: CatalogModel) -> tuple[str, tuple[int, ...]]:
-    if model.tokenizer is None or not _are_ids(ids, model):
+    """Return an empty text and the ids, unread: whoever shows its tokens is asked in ids alone."""
+    if len(ids) >= model.context_length:
+        raise _too_long(len(ids), model, "prompt")
+    if model.tokenizer is None or not _are_ids(ids, model.tokenizer.vocab_size):
         raise BadRequest("`prompt` must be one string, or the token ids of one.", param="prompt")
-    with _faults_named(model, "prompt"):
-        return model.tokenizer.decode(ids), tuple(ids)
+    return "", tuple(ids)
 
 
-def _are_ids(ids: list[Any], model: CatalogModel) -> bool:
-    size = 0 if model.tokenizer is None else model.tokenizer.vocab_size
-    return bool(ids) and all(type(one) is int and 0 <= one < size for one in ids)
+def _are_ids(ids: list[Any], size: int) -> bool:
+    return set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < size
 
 
 def _job(
