@@ -8,8 +8,8 @@ from marketplace.domain.history import History
 from marketplace.domain.jobs import AcceptedJob, JobRequest
 from marketplace.domain.ports.clock import Clock
 from marketplace.domain.ports.link import NodeView, ProviderLink
-from marketplace.domain.routing import Ranking, Standing, Tried, Wanted, rank
-from marketplace.services.slots import Slots
+from marketplace.domain.routing import Ranking, Standing, Tried, Wanted, can_serve, rank
+from marketplace.services.slots import Slots, Turn
 from tallystick.protocol.ids import Address, ModelId
 
 
@@ -53,15 +53,32 @@ class Chooser:
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + patience
+        place: int | None = None
+        turn: Turn | None = None
         while True:
             ranking = self.look(wanted, tried)
-            if ranking.free:
-                self._slots.claim(ranking.free[0].address, wanted.model_id)
-                return ranking.free[0]
+            best = ranking.free[0] if ranking.free else None
+            if best is not None:
+                self._slots.claim(best.address, wanted.model_id)
+            if turn is not None and place is not None:
+                self._pass_on(turn, wanted.model_id, place)
             left = until - loop.time()
-            if left <= 0 or not (ranking.full or hopeful) or not self._slots.has_queue_room(wanted.model_id):
-                return None
-            await self._slots.wait(wanted.model_id, left)
+            if best is not None or left <= 0 or not (ranking.full or hopeful):
+                return best
+            if place is None:
+                if not self._slots.has_queue_room(wanted.model_id):
+                    return None
+                place = self._slots.place()
+            turn = await self._slots.wait(wanted.model_id, left, place)
+
+    def _pass_on(self, turn: Turn, model_id: ModelId, place: int) -> None:
+        """Let the next in line look, if the node whose slot was freed has room still."""
+        for node in self._link.serving(model_id):
+            if node.address == turn.node:
+                ask = node.asks[model_id]
+                has_room = self._slots.load(node.address, model_id) < ask.slots
+                if has_room and can_serve(node, ask, Wanted(model_id, 0, 0)):
+                    self._slots.pass_on(model_id, turn, place)
 
     async def claim_next(self, job: AcceptedJob, *, tried: Tried, patience: float) -> NodeView | None:
         """Return a node that goes on with `job` at no higher price, its slot claimed, or None."""
