@@ -38,7 +38,11 @@ T = TypeVar("T")
 
 MAX_GROUP = 512
 MAX_SHORT_GROUP = 64
-"""A few milliseconds of the event loop at most."""
+"""A few milliseconds of the event loop at most, if what they touch is in memory."""
+LONGEST_PAUSE_SECONDS = 0.05
+REST_SECONDS = 10.0
+"""A group that kept the event loop for longer has waited for the disk: those of the next while are left to
+the thread."""
 MAX_TRIES = 5
 
 
@@ -69,6 +73,7 @@ class Database:
         self._reader = reader
         self._is_file = writer.dialect.name == "sqlite"
         self._quick: QuickWriter | None = None
+        self._rests_until = 0.0
         self._waiting: deque[_Waiting] = deque()
         self._running = 0
         self._is_busy = False
@@ -177,14 +182,16 @@ class Database:
         return told
 
     def _begin_group(self, loop: asyncio.AbstractEventLoop) -> None:
-        group = self._gather()
+        group, is_for_here = self._gather(self._is_file and loop.time() >= self._rests_until)
         self._running = len(group)
         if not group:
             self._is_busy = False
             if self._drained is not None:
                 self._drained.set_result(None)
             return
-        outcomes = self._run_here(group)
+        outcomes = self._run_here(group, loop) if is_for_here else None
+        if outcomes is None:
+            self._close_quick()
 
         def step() -> None:
             told = self._commit(group) if outcomes is None else self._make_durable(outcomes)
@@ -193,28 +200,27 @@ class Database:
 
         self._steps.put(step)
 
-    def _gather(self) -> Sequence[_Waiting]:
-        """Return the next group: what waits, or the first few if all of them are short."""
+    def _gather(self, may_run_here: bool) -> tuple[Sequence[_Waiting], bool]:
+        """Return the next group, and whether it is for the event loop: the first few, if all are short."""
         group: list[_Waiting] = []
-        all_short = self._is_file
-        while self._waiting and len(group) < (MAX_SHORT_GROUP if all_short else MAX_GROUP):
+        while self._waiting and len(group) < (MAX_SHORT_GROUP if may_run_here else MAX_GROUP):
             waiting = self._waiting.popleft()
             if not waiting.told.cancelled():
                 group.append(waiting)
-                all_short = all_short and waiting.is_short
-        return group
+                may_run_here = may_run_here and waiting.is_short
+        return group, may_run_here
 
-    def _run_here(self, group: Sequence[_Waiting]) -> Sequence[Any] | None:
+    def _run_here(self, group: Sequence[_Waiting], loop: asyncio.AbstractEventLoop) -> Sequence[Any] | None:
         """Return the outcomes of a group of short works; None if it has to be run in the thread."""
-        if not self._is_file or not all(waiting.is_short for waiting in group):
-            self._close_quick()
-            return None
+        began = loop.time()
         try:
             self._quick = self._quick or QuickWriter(self._writer)
             outcomes = self._quick.run([waiting.work for waiting in group])
         except Exception:  # noqa: BLE001 - whatever it is, the thread runs the group again and tells who is concerned
-            self._close_quick()
             return None
+        finally:
+            if loop.time() - began > LONGEST_PAUSE_SECONDS:
+                self._rests_until = loop.time() + REST_SECONDS
         reach("books.group_ran")
         for waiting, outcome in zip(group, outcomes, strict=True):
             if waiting.ran is not None:

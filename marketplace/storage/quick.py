@@ -5,6 +5,7 @@ SQLAlchemy's transaction on them is a shell that does not end: BEGIN and COMMIT 
 they are open, the writer's engine has no connection for others.
 """
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,9 +44,12 @@ class QuickWriter:
         self._driver.execute("COMMIT")
 
     def close(self) -> None:
-        """Undo what is not committed, and give the connection back."""
-        if self._driver.in_transaction:
-            self._driver.execute("ROLLBACK")
-        self._driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        """Undo what is not committed, and give the connection back; a broken one is thrown away."""
+        try:
+            if self._driver.in_transaction:
+                self._driver.execute("ROLLBACK")
+            self._driver.execute(f"PRAGMA busy_timeout = {BUSY_TIMEOUT_MS}")
+        except sqlite3.Error:
+            self._connection.invalidate()
         self._session.close()
         self._connection.close()

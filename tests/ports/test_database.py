@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from sqlalchemy.orm import Session
 from marketplace.domain.errors import InsufficientBalance, Unavailable
 from marketplace.services import ledger
 from marketplace.services.audit_books import audit_books
-from marketplace.storage.database import Database
+from marketplace.storage.database import LONGEST_PAUSE_SECONDS, Database
 from marketplace.storage.queries import accounts
 from marketplace.storage.tables import Entry, Lease
 from tallystick.protocol.money import NanoUsd
@@ -156,6 +157,33 @@ async def test_a_short_write_does_not_stop_the_loop_while_another_process_writes
     other.execute("ROLLBACK")
     other.close()
     assert await write == "a"
+    await database.close()
+
+
+async def test_a_disk_that_the_loop_had_to_wait_for_is_left_to_the_thread(tmp_path: Path) -> None:
+    database = await Database.open(f"sqlite+pysqlite:///{tmp_path}/books.sqlite")
+    loop_thread = threading.get_ident()
+    assert await database.write_short(lambda session: threading.get_ident()) == loop_thread
+    await database.write_short(lambda session: time.sleep(2 * LONGEST_PAUSE_SECONDS))
+    assert await database.write_short(lambda session: threading.get_ident()) != loop_thread
+    await database.close()
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+async def test_a_connection_that_breaks_is_replaced(tmp_path: Path, is_short: bool) -> None:
+    database = await Database.open(f"sqlite+pysqlite:///{tmp_path}/books.sqlite")
+    write = database.write_short if is_short else database.write
+
+    def cut(session: Session) -> None:
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        driver.close()
+
+    await write(add("a"))
+    with pytest.raises(Unavailable):
+        await write(cut)
+    await write(add("b"))
+    assert await names(database) == ["a", "b"]
     await database.close()
 
 
