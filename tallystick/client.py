@@ -7,8 +7,9 @@
         print(piece, end="", flush=True)
     print(stream.answer.charge, stream.answer.consent)
 
-With a wallet key the client checks the receipts of each answer and signs a consent to what they add up to.
-Without one it is an ordinary client of the API.
+With a wallet key the client checks the receipts of each answer, holds them against what was asked for and
+against what it may sign for in one answer, and signs a consent to what they add up to. Without one it is an
+ordinary client of the API.
 """
 
 from collections.abc import AsyncIterator, Iterator
@@ -20,20 +21,33 @@ import httpx
 
 from tallystick.consents import key_from
 from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.money import parse_usd
 from tallystick.sdk.answers import Answer, AnswerBuilder, chat_body
 from tallystick.sdk.core import Call, Core, Request, Response, fetch, raise_for_status
 
 T = TypeVar("T")
 TIMEOUT = httpx.Timeout(10.0, read=600.0)
+MAX_CHARGE_USD = "1"
 
 
 def _headers(api_key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {api_key}", "Accept": "application/json"}
 
 
-def _core(wallet_key: SigningKey | bytes | str | None, account: str | None, directory: Path | None) -> Core:
-    key = None if wallet_key is None else key_from(wallet_key)
-    return Core(key=key, account=account, consent_directory=directory)
+def _core(
+    base_url: str,
+    wallet_key: SigningKey | bytes | str | None,
+    account: str | None,
+    directory: Path | None,
+    max_charge_usd: str,
+) -> Core:
+    return Core(
+        base_url,
+        key=None if wallet_key is None else key_from(wallet_key),
+        account=account,
+        consent_directory=directory,
+        max_charge=parse_usd(max_charge_usd),
+    )
 
 
 def _response(given: httpx.Response) -> Response:
@@ -56,7 +70,8 @@ def _arguments(request: Request) -> dict[str, Any]:
 class Client:
     """A blocking client of one coordinator. `base_url` ends in `/v1`.
 
-    `account` is needed only when `wallet_key` is a consent key of another address.
+    `account` is needed only when `wallet_key` is a consent key of another address. `max_charge_usd` is the
+    most that is signed for in one answer: prices are the coordinator's word, and this is yours.
     """
 
     def __init__(
@@ -67,8 +82,9 @@ class Client:
         wallet_key: SigningKey | bytes | str | None = None,
         account: str | None = None,
         consent_directory: Path | None = None,
+        max_charge_usd: str = MAX_CHARGE_USD,
     ) -> None:
-        self._core = _core(wallet_key, account, consent_directory)
+        self._core = _core(base_url, wallet_key, account, consent_directory, max_charge_usd)
         self._http = httpx.Client(base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT)
 
     def chat(self, model: str, messages: str | list[dict[str, Any]], **options: Any) -> Answer:
@@ -138,7 +154,7 @@ class AnswerStream:
             for line in given.iter_lines():
                 if piece := self._builder.feed(line):
                     yield piece
-        self._client._run(self._client._core.consent_to(self.answer))
+        self._client._run(self._client._core.consent_to(self.answer, self._body))
 
 
 class AsyncClient:
@@ -152,8 +168,9 @@ class AsyncClient:
         wallet_key: SigningKey | bytes | str | None = None,
         account: str | None = None,
         consent_directory: Path | None = None,
+        max_charge_usd: str = MAX_CHARGE_USD,
     ) -> None:
-        self._core = _core(wallet_key, account, consent_directory)
+        self._core = _core(base_url, wallet_key, account, consent_directory, max_charge_usd)
         self._http = httpx.AsyncClient(base_url=base_url, headers=_headers(api_key), timeout=TIMEOUT)
 
     async def chat(self, model: str, messages: str | list[dict[str, Any]], **options: Any) -> Answer:
@@ -220,4 +237,4 @@ class AsyncAnswerStream:
             async for line in given.aiter_lines():
                 if piece := self._builder.feed(line):
                     yield piece
-        await self._client._run(self._client._core.consent_to(self.answer))
+        await self._client._run(self._client._core.consent_to(self.answer, self._body))

@@ -95,6 +95,13 @@ class ConsentBook:
         self._key = key
         self._path = directory / f"{domain.chain_id}-{domain.contract}-{account}.sqlite"
 
+    def uncounted(self, receipts: list[SignedReceipt]) -> list[SignedReceipt]:
+        """Return those of the receipts that the next consent would count, each once."""
+        with self._open() as book:
+            known = {bytes(row[0]) for row in book.execute("SELECT receipt FROM counted")}
+        fresh = {receipt_digest(self.domain, one.receipt): one for one in receipts}
+        return [one for receipt_id, one in fresh.items() if receipt_id not in known]
+
     def sign_for(self, receipts: list[SignedReceipt]) -> Consent:
         """Count checked receipts that are not counted yet and return a consent to the new sum.
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from tallystick.commands.console import CommandFailed, errors
 from tallystick.commands.credentials import Credentials, home, load_credentials, write_private
+from tallystick.consents import default_directory
 from tallystick.evm import Connection, Contract, Wallet
 from tallystick.evm.connection import connected
 from tallystick.protocol.eip712 import Domain
@@ -18,6 +19,7 @@ from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
 from tallystick.sdk.answers import TallystickError
 from tallystick.sdk.core import raise_for_status
+from tallystick.sdk.pins import MarketChanged, check_market
 
 
 class Unreachable(CommandFailed):
@@ -77,11 +79,11 @@ class Api:
         """Return which chain and contracts the market is on.
 
         When its coordinator is out of reach, this is what it said last: whoever has money in the contracts
-        must be able to leave without it.
+        must be able to leave without it. Raises CommandFailed if it names other contracts than before.
         """
         told = self._market()
         contracts = told["contracts"]
-        return MarketInfo(
+        info = MarketInfo(
             chain_id=int(told["chain_id"]),
             ledger=to_address(contracts["ledger"]),
             stake=to_address(contracts["stake"]),
@@ -90,6 +92,11 @@ class Api:
             rpc_url=self.credentials.rpc_url or told.get("rpc_url") or "",
             is_local=bool(told.get("local")),
         )
+        try:
+            check_market(default_directory() / "markets.json", self.credentials.base_url, info.domain)
+        except MarketChanged as error:
+            raise CommandFailed(str(error)) from error
+        return info
 
     def _market(self) -> Any:
         path = home() / "markets.json"

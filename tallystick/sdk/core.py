@@ -12,9 +12,12 @@ from tallystick.consents import Consent, ConsentBook, check_answer, default_dire
 from tallystick.protocol.eip712 import Domain, receipt_digest
 from tallystick.protocol.ids import Address, to_address, to_hex
 from tallystick.protocol.keys import SigningKey
+from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import SignedReceipt
 from tallystick.protocol.rendering import receipt_from_json
 from tallystick.sdk.answers import Answer, TallystickError, answer_from_json, chat_body
+from tallystick.sdk.bounds import Bounds
+from tallystick.sdk.pins import check_market
 
 T = TypeVar("T")
 
@@ -62,16 +65,24 @@ def _seconds(text: str | None) -> float | None:
 
 
 class Core:
-    """What both clients know: where, who, and the wallet key, if there is one."""
+    """What both clients know: where, who, the wallet key, if there is one, and for how much it signs."""
 
     def __init__(
-        self, *, key: SigningKey | None, account: str | None, consent_directory: Path | None
+        self,
+        base_url: str,
+        *,
+        key: SigningKey | None,
+        account: str | None,
+        consent_directory: Path | None,
+        max_charge: NanoUsd,
     ) -> None:
         self.key = key
         self.account: Address | None = None
         if key is not None:
             self.account = to_address(account) if account else key.address
+        self._base_url = base_url
         self._directory = consent_directory or default_directory()
+        self._max_charge = max_charge
         self._book: ConsentBook | None = None
 
     def chat(self, model: str, messages: Any, options: dict[str, Any]) -> Call[Answer]:
@@ -79,13 +90,13 @@ class Core:
         body = chat_body(model, messages, stream=False, options=options)
         given = yield from fetch(Request("POST", "/chat/completions", body))
         answer = answer_from_json(given)
-        yield from self.consent_to(answer)
+        yield from self.consent_to(answer, body)
         return answer
 
-    def consent_to(self, answer: Answer) -> Call[Consent | None]:
+    def consent_to(self, answer: Answer, body: dict[str, Any]) -> Call[Consent | None]:
         """Check the answer's receipts, sign for them and hand the consent in; None without a key.
 
-        Raises ReceiptRejected if a receipt is not what the answer said.
+        Raises ReceiptRejected if a receipt is not what the answer said, or more than `body` asked for.
         """
         if self.key is None or self.account is None or not answer.receipt_ids:
             return None
@@ -99,6 +110,7 @@ class Core:
             charge=answer.charge,
             tokens=answer.tokens,
         )
+        Bounds.of(body, self._max_charge).check(receipts)
         answer.consent = book.sign_for(receipts)
         try:
             yield from fetch(Request("POST", "/consents", answer.consent.to_json()))
@@ -126,7 +138,7 @@ class Core:
     def book(self) -> Call[ConsentBook]:
         """Return the account's consent book, asking once which chain and contract the market is on.
 
-        Raises ValueError without a wallet key.
+        Raises ValueError without a wallet key, MarketChanged if it was on another one before.
         """
         if self._book is None:
             if self.key is None or self.account is None:
@@ -135,6 +147,7 @@ class Core:
             domain = Domain(
                 chain_id=int(market["chain_id"]), contract=to_address(market["contracts"]["ledger"])
             )
+            check_market(self._directory / "markets.json", self._base_url, domain)
             self._book = ConsentBook(
                 domain=domain, account=self.account, key=self.key, directory=self._directory
             )

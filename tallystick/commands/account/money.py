@@ -26,7 +26,8 @@ from tallystick.evm import Call, Contract, EvmError, Mined, Wallet
 from tallystick.permits import NoPermits, sign_permit
 from tallystick.protocol.ids import Address, to_address
 from tallystick.protocol.keys import SigningKey
-from tallystick.protocol.money import format_usd, from_units, parse_usd, to_units_down
+from tallystick.protocol.money import NanoUsd, format_usd, from_units, parse_usd, to_units_down
+from tallystick.protocol.receipts import receipt_charge
 from tallystick.protocol.rendering import receipt_from_json
 from tallystick.sdk.answers import TallystickError
 
@@ -149,10 +150,15 @@ def add_consent_key(
 
 @app.command("consent")
 @foreseen(TallystickError, ReceiptRejected)
-def consent(passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> None:
+def consent(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before signing.")] = False,
+    passphrase_file: PassphraseFile = None,
+    as_json: AsJson = False,
+) -> None:
     """Check every receipt of this account and sign a consent to exactly what they add up to.
 
-    The SDK does this as it goes; this is for answers that other clients asked for.
+    The SDK does this as it goes; this is for answers that other clients asked for. It cannot know what they
+    asked for, so look at the sum: prices and nodes are the coordinator's word.
 
     Example: tallystick account consent
     """
@@ -165,10 +171,17 @@ def consent(passphrase_file: PassphraseFile = None, as_json: AsJson = False) -> 
         signed = receipt_from_json(rendered)
         check_receipt(signed, domain=market.domain, account=key.address, job_id=signed.receipt.job_id)
         receipts.append(signed)
-    given = book.sign_for(receipts)
+    fresh = book.uncounted(receipts)
+    more = NanoUsd(sum(receipt_charge(one.receipt) for one in fresh))
+    if more and not yes:
+        errors.print(f"This signs for ${format_usd(more)} more, in {len(fresh)} new receipts.", markup=False)
+        typer.confirm("Sign it?", abort=True, err=True)
+    given = book.sign_for(fresh)
     api.call("POST", "/consents", given.to_json())
     told = {
         "receipts": len(receipts),
+        "new_receipts": len(fresh),
+        "more_usd": format_usd(more),
         "consented_nano_usd": str(given.spent),
         "consented_usd": format_usd(given.spent),
     }

@@ -16,12 +16,13 @@ from starlette.routing import Route
 
 from tallystick.client import AsyncClient, Client
 from tallystick.consents import ReceiptRejected
-from tallystick.protocol.eip712 import consent_digest, receipt_digest
+from tallystick.protocol.eip712 import Domain, consent_digest, receipt_digest
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.keys import recover
 from tallystick.protocol.receipts import SignedReceipt, receipt_charge
 from tallystick.protocol.rendering import receipt_to_json
 from tallystick.sdk.answers import Answer, Interrupted, TallystickError
+from tallystick.sdk.pins import MarketChanged, check_market
 from tests.support.hubs import listening
 from tests.support.nodes import DOMAIN, key_of
 from tests.unit.tallystick.test_consents import CONSUMER, JOB, a_receipt
@@ -99,6 +100,10 @@ class Desk:
         found = [one for one in self.receipts if to_hex(receipt_digest(DOMAIN, one.receipt)) == wanted]
         return JSONResponse(receipt_to_json(self.shown or found[0]))
 
+    async def listed(self, _: Request) -> Response:
+        """Show all receipts."""
+        return JSONResponse({"data": list(map(receipt_to_json, self.receipts)), "has_more": False})
+
     async def consent(self, request: Request) -> Response:
         """Hear a consent."""
         if self.deaf:
@@ -108,7 +113,9 @@ class Desk:
 
     async def market(self, request: Request) -> Response:
         """Say where the contracts are."""
-        return JSONResponse({"chain_id": DOMAIN.chain_id, "contracts": {"ledger": DOMAIN.contract}})
+        contracts = dict.fromkeys(("ledger", "stake", "token"), DOMAIN.contract)
+        told = {"chain_id": DOMAIN.chain_id, "contracts": contracts, "coordinator": key_of(9).address}
+        return JSONResponse(told)
 
     def app(self) -> Starlette:
         """Return the application."""
@@ -116,6 +123,7 @@ class Desk:
             routes=[
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
                 Route("/v1/receipts/{id}", self.receipt),
+                Route("/v1/receipts", self.listed),
                 Route("/v1/consents", self.consent, methods=["POST"]),
                 Route("/v1/market", self.market),
             ]
@@ -133,15 +141,21 @@ async def opened(desk: Desk) -> AsyncIterator[str]:
         yield f"{url}/v1"
 
 
-async def blocking(url: str, folder: Path, *, stream: bool, wallet: bool = True) -> Answer:
-    """Ask with the blocking client, in a thread."""
+def _options(folder: Path, most: str) -> dict[str, Any]:
+    return {"wallet_key": CONSUMER, "consent_directory": folder, "max_charge_usd": most}
+
+
+async def blocking(
+    url: str, folder: Path, *, stream: bool, wallet: bool = True, most: str = "1", **asked: Any
+) -> Answer:
+    """Ask with the blocking client, in a thread; `asked` is in the request."""
 
     def ask() -> Answer:
-        options: dict[str, Any] = {"wallet_key": CONSUMER, "consent_directory": folder} if wallet else {}
+        options = _options(folder, most) if wallet else {}
         with Client(url, "tsk_key", **options) as client:
             if not stream:
-                return client.chat("m", "Name three rivers.", max_tokens=9)
-            answering = client.stream("m", "Name three rivers.", max_tokens=9)
+                return client.chat("m", "Name three rivers.", max_tokens=100, **asked)
+            answering = client.stream("m", "Name three rivers.", max_tokens=100, **asked)
             pieces = list(answering)
             assert "".join(pieces) == answering.answer.text
             return answering.answer
@@ -149,13 +163,15 @@ async def blocking(url: str, folder: Path, *, stream: bool, wallet: bool = True)
     return await asyncio.to_thread(ask)
 
 
-async def asynchronous(url: str, folder: Path, *, stream: bool, wallet: bool = True) -> Answer:
-    """Ask with the asynchronous client."""
-    options: dict[str, Any] = {"wallet_key": CONSUMER, "consent_directory": folder} if wallet else {}
+async def asynchronous(
+    url: str, folder: Path, *, stream: bool, wallet: bool = True, most: str = "1", **asked: Any
+) -> Answer:
+    """Ask with the asynchronous client; `asked` is in the request."""
+    options = _options(folder, most) if wallet else {}
     async with AsyncClient(url, "tsk_key", **options) as client:
         if not stream:
-            return await client.chat("m", "Name three rivers.", max_tokens=9)
-        answering = client.stream("m", "Name three rivers.", max_tokens=9)
+            return await client.chat("m", "Name three rivers.", max_tokens=100, **asked)
+        answering = client.stream("m", "Name three rivers.", max_tokens=100, **asked)
         pieces = [piece async for piece in answering]
         assert "".join(pieces) == answering.answer.text
         return answering.answer
@@ -181,7 +197,7 @@ async def test_an_answer_is_checked_and_consented_to(ask: Any, stream: bool, tmp
     digest = consent_digest(DOMAIN, CONSUMER.address, answer.consent.spent)
     assert recover(digest, bytes.fromhex(heard["signature"][2:])) == CONSUMER.address
     assert desk.asked[0]["messages"] == [{"role": "user", "content": "Name three rivers."}]
-    assert (desk.asked[0]["max_tokens"], desk.asked[0]["authorization"]) == (9, "Bearer tsk_key")
+    assert (desk.asked[0]["max_tokens"], desk.asked[0]["authorization"]) == (100, "Bearer tsk_key")
 
 
 @COLOURS
@@ -214,6 +230,52 @@ async def test_no_consent_is_signed_for_an_answer_that_its_receipts_do_not_bear_
         with pytest.raises(ReceiptRejected):
             await ask(url, tmp_path, stream=stream)
     assert desk.consents == []
+
+
+@COLOURS
+@WAYS
+@pytest.mark.parametrize(
+    ("given", "asked", "said"),
+    [
+        ({"input_price": 10**7, "output_price": 10**7}, {}, r"costs \$1\.20.*at most \$1\.00 an answer"),
+        ({}, {"most": "0.000035999"}, r"costs \$0\.000036"),
+        ({}, {"max_completion_tokens": 99}, "100 tokens of output are billed"),
+        ({"prompt_tokens": 3_000}, {}, "3000 tokens of prompt are billed"),
+        ({}, {"tallystick": {"max_output_price": "0.299"}}, r"output is billed at \$0\.30"),
+        ({}, {"tallystick": {"max_input_price": "0.2"}}, r"input is billed at \$0\.30"),
+    ],
+)
+async def test_no_consent_is_signed_for_more_than_was_asked_for(
+    ask: Any, stream: bool, given: dict[str, int], asked: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    receipt = a_receipt(**given)
+    desk = Desk(receipts=[receipt], tokens=(receipt.receipt.prompt_tokens, receipt.receipt.output_tokens))
+    async with opened(desk) as url:
+        with pytest.raises(ReceiptRejected, match=said):
+            await ask(url, tmp_path, stream=stream, **asked)
+    assert desk.consents == []
+
+
+@COLOURS
+async def test_a_market_that_names_other_contracts_than_before_gets_no_signature(
+    ask: Any, tmp_path: Path
+) -> None:
+    desk, before = Desk(), Domain(10, key_of(60).address)
+    async with opened(desk) as url:
+        check_market(tmp_path / "markets.json", url + "/", before)
+        with pytest.raises(MarketChanged, match=f"{before.contract} of chain 10 and says now"):
+            await ask(url, tmp_path, stream=False)
+    assert desk.consents == []
+
+
+def test_a_local_chain_is_made_anew_all_the_time(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "markets.json"
+    for domain in (DOMAIN, Domain(31337, key_of(60).address), Domain(10, key_of(61).address)):
+        check_market(path, "http://127.0.0.1/v1", domain)
+        check_market(path, "http://127.0.0.1/v1", domain)
+    with pytest.raises(MarketChanged):
+        check_market(path, "http://127.0.0.1/v1", DOMAIN)
+    check_market(path, "http://127.0.0.2/v1", DOMAIN)
 
 
 @COLOURS
