@@ -120,7 +120,7 @@ def operator_statement(session: Session, address: Address) -> OperatorStatement:
         acknowledged=NanoUsd(account.acknowledged),
         acknowledged_epoch=account.acknowledged_epoch,
         settled=NanoUsd(account.earned_settled),
-        accruing_since=account.accruing_since,
+        accruing_since=account.earned_since,
     )
 
 

@@ -70,8 +70,10 @@ class Account(SQLModel, table=True):
     acknowledged: int = Field(default=0, sa_column=_money())
     """The highest cheque that was signed."""
     acknowledged_epoch: int = Field(default=0, sa_column=_money())
-    accruing_since: int | None = Field(default=None, sa_column=_millis(nullable=True))
-    """When the oldest matured and unsettled amount matured; a row is due some time after."""
+    spent_since: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    """When the oldest spending that matured and is not settled did; a charge is due some time after."""
+    earned_since: int | None = Field(default=None, sa_column=_millis(nullable=True))
+    """The same of earnings, for a payout: the epoch on a cheque counts from it."""
     unsigned_since: int | None = Field(default=None, sa_column=_millis(nullable=True, index=True))
     """When a wallet first held money beyond what it authorized or signed for, since it last caught up."""
 

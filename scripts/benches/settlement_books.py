@@ -253,7 +253,8 @@ def _account(address: Address) -> Account:
         kind=AccountKind.WALLET.value,
         address=address,
         created_at=NOW,
-        accruing_since=NOW + 62_000,
+        spent_since=NOW + 62_000,
+        earned_since=NOW + 62_000,
     )
 
 

@@ -3,7 +3,9 @@
 Amounts of rows are cumulative, so a repeated one is harmless.
 """
 
-from sqlalchemy import and_, case
+from dataclasses import dataclass
+
+from sqlalchemy import case
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID, EntryKind
@@ -13,22 +15,31 @@ from marketplace.storage.queries.accounts import A
 from tallystick.protocol.money import NanoUsd, format_usd
 
 
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """The columns of what an account spends, or of what it earns."""
+
+    settled: str
+    matured: str
+    since: str
+
+
 def mark_charge_settled(
     session: Session, account_id: str, amount: NanoUsd, *, sealed_at: int | None = None
 ) -> None:
     """Record that the chain has charged the account `amount` in all (cumulative, as in its row).
 
-    If more has matured since, the account accrues from `sealed_at` (ms, when the epoch was put together;
+    If more has matured since, its spending accrues from `sealed_at` (ms, when the epoch was put together;
     None: as before). Raises Broken for more than has matured.
     """
-    _mark(session, account_id, "spent_settled", "spent_matured", amount, sealed_at)
+    _mark(session, account_id, _Side("spent_settled", "spent_matured", "spent_since"), amount, sealed_at)
 
 
 def mark_payout_settled(
     session: Session, account_id: str, amount: NanoUsd, *, sealed_at: int | None = None
 ) -> None:
     """Record that the chain has credited the account with `amount` of earnings in all; otherwise the same."""
-    _mark(session, account_id, "earned_settled", "earned", amount, sealed_at)
+    _mark(session, account_id, _Side("earned_settled", "earned", "earned_since"), amount, sealed_at)
 
 
 def treasury_advance(session: Session, amount: NanoUsd, reference: str = "", now: int = 0) -> None:
@@ -63,22 +74,21 @@ def note_acknowledged(session: Session, account_id: str, earned: NanoUsd, epoch:
     return False
 
 
-def _mark(
-    session: Session, account_id: str, settled: str, matured: str, amount: NanoUsd, sealed_at: int | None
-) -> None:
-    """Raise the settled column; the account no longer accrues when nothing is left on either side."""
-    other = ("earned_settled", "earned") if settled == "spent_settled" else ("spent_settled", "spent_matured")
-    nothing_left = and_(A.c[matured] <= amount, A.c[other[0]] >= A.c[other[1]])
-    since = A.c.accruing_since if sealed_at is None else sealed_at
-    accruing_since = case((nothing_left, None), else_=since)
+def _mark(session: Session, account_id: str, side: _Side, amount: NanoUsd, sealed_at: int | None) -> None:
+    """Raise what is settled of one side; it no longer accrues when nothing of it is left.
+
+    A wallet may both spend and earn: its charges must not put off its payouts, which cheques promise by an
+    epoch, nor the reverse.
+    """
+    since = A.c[side.since] if sealed_at is None else sealed_at
     if accounts.change(
         session,
         account_id,
-        A.c[settled] <= amount,
-        A.c[matured] >= amount,
-        **{settled: amount, "accruing_since": accruing_since},
+        A.c[side.settled] <= amount,
+        A.c[side.matured] >= amount,
+        **{side.settled: amount, side.since: case((A.c[side.matured] <= amount, None), else_=since)},
     ):
         return
     account = accounts.find(session, account_id)
-    if account is None or getattr(account, matured) < amount:
+    if account is None or getattr(account, side.matured) < amount:
         raise Broken(f"the chain has ${format_usd(amount)} for {account_id}, more than has matured")

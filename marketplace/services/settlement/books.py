@@ -69,9 +69,9 @@ def _debtor(row: Account) -> Debtor:
         matured=NanoUsd(row.spent_matured),
         consent=consent,
         is_leaving=row.requested > 0,
-        accruing_since=row.accruing_since,
+        accruing_since=row.spent_since,
     )
 
 
 def _creditor(row: Account) -> Creditor:
-    return Creditor(row.id, Address(str(row.address)), NanoUsd(row.earned), row.accruing_since)
+    return Creditor(row.id, Address(str(row.address)), NanoUsd(row.earned), row.earned_since)

@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Select, bindparam, case, func, null, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    ColumnElement,
+    Select,
+    bindparam,
+    case,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
@@ -51,14 +63,18 @@ _add_to_treasury = Prepared(
     .where(A.c.kind == AccountKind.TREASURY.value)
     .values(earned_pending=A.c.earned_pending + bindparam("fee"), spent=A.c.spent + bindparam("paid"))
 )
+_spent: BindParameter[int] = bindparam("spent", type_=BigInteger())
+_earned: BindParameter[int] = bindparam("earned", type_=BigInteger())
+_now: BindParameter[int] = bindparam("now", type_=BigInteger())
 _mature = Prepared(
     update(A)
     .where(A.c.id == bindparam("account_id"))
     .values(
-        spent_matured=A.c.spent_matured + bindparam("spent"),
-        earned=A.c.earned + bindparam("earned"),
-        earned_pending=A.c.earned_pending - bindparam("earned"),
-        accruing_since=func.coalesce(A.c.accruing_since, bindparam("now")),
+        spent_matured=A.c.spent_matured + _spent,
+        earned=A.c.earned + _earned,
+        earned_pending=A.c.earned_pending - _earned,
+        spent_since=case((_spent > 0, func.coalesce(A.c.spent_since, _now)), else_=A.c.spent_since),
+        earned_since=case((_earned > 0, func.coalesce(A.c.earned_since, _now)), else_=A.c.earned_since),
     )
 )
 
@@ -101,7 +117,7 @@ def add_to_treasury(session: Session, *, fee: int, paid: int) -> bool:
 
 
 def mature(session: Session, account_id: str, *, spent: int, earned: int, now: int) -> None:
-    """Count `spent` and `earned` as matured; the account accrues from `now` if it did not before."""
+    """Count `spent` and `earned` as matured; each accrues from `now` (ms) if it did not before."""
     _mature.run(session, account_id=account_id, spent=spent, earned=earned, now=now)
 
 

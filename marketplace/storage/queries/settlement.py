@@ -46,14 +46,14 @@ def debtors(session: Session, threshold: int, matured_before: int) -> Sequence[A
     is_due = or_(
         A.c.spent_matured - A.c.spent_settled >= threshold,
         A.c.requested > 0,
-        A.c.accruing_since <= matured_before,
+        A.c.spent_since <= matured_before,
     )
     return _wallets(session, A.c.spent_matured > A.c.spent_settled, is_due)
 
 
 def creditors(session: Session, threshold: int, matured_before: int) -> Sequence[Account]:
     """Return wallets whose earnings may be due: worth a row, or accruing since before then (ms)."""
-    is_due = or_(A.c.earned - A.c.earned_settled >= threshold, A.c.accruing_since <= matured_before)
+    is_due = or_(A.c.earned - A.c.earned_settled >= threshold, A.c.earned_since <= matured_before)
     return _wallets(session, A.c.earned > A.c.earned_settled, is_due)
 
 
@@ -76,7 +76,7 @@ def outstanding(session: Session) -> int:
 def unacknowledged(session: Session) -> Sequence[Account]:
     """Return the operators that have matured more than their last cheque says, longest waiting first."""
     statement = select(Account).where(A.c.kind == AccountKind.WALLET.value, A.c.earned > A.c.acknowledged)
-    order = (A.c.accruing_since, A.c.id)
+    order = (A.c.earned_since, A.c.id)
     return session.scalars(statement.order_by(*order).execution_options(populate_existing=True)).all()
 
 

@@ -93,6 +93,22 @@ async def test_a_small_amount_gets_its_row_after_the_longest_wait(small_town: To
     await town.check()
 
 
+async def test_who_spends_in_every_epoch_is_paid_by_the_epoch_on_its_cheque(tmp_path: Path) -> None:
+    async with town_in_memory("memory", tmp_path) as town:
+        both = await town.consumer(ALICE, 50 * USD, authorized=50 * USD)
+        bob = await town.consumer(BOB, 10 * USD, authorized=10 * USD)
+        await town.work(bob, ALICE, USD // 2)
+        promised = town.terms.promised_epoch(town.clock.now_ms())
+        closed = -1
+        while closed < promised:
+            await town.work(both, OPERATOR, 2 * USD)
+            closed = await town.end_epoch()
+            await town.settle()
+        assert (await town.driver.chain.ledger()).next_epoch == promised + 1
+        assert (await town.on_chain(ALICE)).earned == (await town.account(both)).earned == 475_000_000
+        await town.check()
+
+
 async def test_a_consumer_that_leaves_is_settled_first_whatever_it_owes(small_town: Town) -> None:
     town = small_town
     alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)

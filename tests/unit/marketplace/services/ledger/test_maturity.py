@@ -71,14 +71,30 @@ def test_an_account_accrues_from_its_first_maturity_until_nothing_is_left(books:
     ledger.mature(books, NOW + 1000, 100)
     done(books, consumer, 2)
     ledger.mature(books, NOW + 2000, 100)
-    assert account(books, consumer).accruing_since == NOW + 1000
+    assert account(books, consumer).spent_since == NOW + 1000
+    assert account(books, OPERATOR).earned_since == NOW + 1000
     ledger.mark_charge_settled(books, consumer, NanoUsd(CHARGE), sealed_at=NOW + 1500)
-    assert account(books, consumer).accruing_since == NOW + 1500
+    assert account(books, consumer).spent_since == NOW + 1500
     ledger.mark_charge_settled(books, consumer, NanoUsd(2 * CHARGE))
-    assert (account(books, consumer).accruing_since, account(books, consumer).spent_settled) == (
+    assert (account(books, consumer).spent_since, account(books, consumer).spent_settled) == (
         None,
         2 * CHARGE,
     )
+    assert account(books, OPERATOR).earned_since == NOW + 1000
+
+
+def test_what_a_wallet_spends_does_not_put_off_what_it_has_earned(books: Session) -> None:
+    both = wallet(books, OPERATOR)
+    done(books, wallet(books), 1)
+    ledger.mature(books, NOW + 1000, 100)
+    assert (account(books, both).spent_since, account(books, both).earned_since) == (None, NOW + 1000)
+    done(books, both, 2)
+    ledger.mature(books, NOW + 2000, 100)
+    assert account(books, both).spent_since == NOW + 2000
+    ledger.mark_charge_settled(books, both, NanoUsd(CHARGE), sealed_at=NOW + 3000)
+    assert (account(books, both).spent_since, account(books, both).earned_since) == (None, NOW + 1000)
+    ledger.mark_payout_settled(books, both, NanoUsd(1), sealed_at=NOW + 4000)
+    assert (account(books, both).spent_since, account(books, both).earned_since) == (None, NOW + 4000)
 
 
 def test_a_repeated_or_older_row_changes_nothing(books: Session) -> None:
