@@ -5,6 +5,7 @@ Answer  ◀── absorbs ──  Attempt 0 (node A: tokens 0–15, lost)
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob, Delta
@@ -17,7 +18,10 @@ from tallystick.protocol.ids import ZERO_ADDRESS, Address
 from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish, Offer
 
-MAX_TEXT_BYTES_PER_TOKEN = 1024
+MAX_ANSWER_TOKENS: Final = 2**17
+"""Whoever asks for more gets so many. The largest models make as many."""
+MAX_ANSWER_BYTES: Final = 16 * 1024**2
+MAX_TEXT_BYTES_PER_TOKEN: Final = 1024
 
 
 class Misbehaved(Exception):
@@ -83,13 +87,21 @@ class Attempt:
         if job.top_logprobs >= 0 and len(frame.logprobs) != len(frame.ids):
             raise Misbehaved(f"{len(frame.logprobs)} likelihoods for {len(frame.ids)} tokens")
         length = self.text_bytes + len(frame.text.encode())
-        if length > MAX_TEXT_BYTES_PER_TOKEN * (job.parameters.max_tokens + 1):
-            raise Misbehaved("more text than its tokens can stand for")
+        self._check_length(length, due + len(frame.ids))
         self.text_bytes = length
         self.ids += frame.ids
         self.texts.append(frame.text)
         logprobs = frame.logprobs if job.top_logprobs >= 0 else ()
         return Delta(frame.ids, frame.text, logprobs, self.node.address)
+
+    def _check_length(self, text_bytes: int, tokens: int) -> None:
+        """Raise Misbehaved if the answer's text is longer than its tokens so far can be."""
+        job = self.job
+        if not job.prompt_ids:  # an engine may show no ids at all
+            tokens = job.parameters.max_tokens
+        whole = job.resume_text_bytes + text_bytes
+        if whole > min(MAX_TEXT_BYTES_PER_TOKEN * (tokens + 1), MAX_ANSWER_BYTES):
+            raise Misbehaved("more text than its tokens can stand for")
 
 
 @dataclass(frozen=True, slots=True)

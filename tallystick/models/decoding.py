@@ -14,7 +14,8 @@ from tallystick.models.tokenizer import BadTokenizer, Detokenizer, HfTokenizer, 
 
 MAX_TOKENS: Final = 1_000_000
 """The largest vocabularies have a quarter of it."""
-MAX_TOKEN_BYTES: Final = 4096
+MAX_TOKEN_BYTES: Final = 1024
+"""The longest of real ones are runs of 128 to 256 spaces or dashes, written with two bytes for each."""
 MAX_DECODERS: Final = 32
 
 _NEVER_LONGER: Final = ("ByteLevel", "WordPiece", "Metaspace", "ByteFallback", "Fuse", "Strip")

@@ -13,6 +13,8 @@ from tallystick.protocol.hashing import keccak256
 from tallystick.protocol.ids import ModelId
 
 MAX_MANIFEST_BYTES: Final = 256 * 1024
+MAX_CONTEXT_LENGTH: Final = 2**22
+"""Of what a coordinator keeps in memory of one job; a model that can read more is offered with this."""
 BYTES_TOKENIZER: Final = "bytes/v1"
 OPAQUE_TOKENIZER: Final = ""
 
@@ -88,6 +90,8 @@ def check_manifest(manifest: Manifest) -> None:
         raise BadManifest("a manifest names its family, and its numerics class in 1 to 32 bytes")
     if manifest.context_length < 1:
         raise BadManifest("a model has a context of at least one token")
+    if manifest.context_length > MAX_CONTEXT_LENGTH:
+        raise BadManifest(f"a context of {manifest.context_length} tokens; {MAX_CONTEXT_LENGTH} are the most")
     if manifest.tokenizer not in (BYTES_TOKENIZER, OPAQUE_TOKENIZER) and not _is_sha256(manifest.tokenizer):
         raise BadManifest(f"neither a SHA-256 in hex, {BYTES_TOKENIZER!r} nor '': {manifest.tokenizer!r}")
     for name, digest in manifest.weights:

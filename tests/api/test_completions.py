@@ -1,18 +1,24 @@
 """Text completions through the official Python client."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import openai
 import pytest
 from openai import OpenAI
 
-from marketplace.api.openai.completions import _prompt
+from marketplace.api.openai.completions import _job, _prompt
 from marketplace.api.openai.requests import TextBody
+from marketplace.domain.attempts import MAX_ANSWER_TOKENS
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.errors import BadRequest
+from tallystick.models.manifest import MAX_CONTEXT_LENGTH
 from tallystick.models.renderer import Renderer
 from tallystick.models.tokenizer import ByteTokenizer
 from tests.support.acting import LIKELY
+from tests.support.markets import CONSUMER
 from tests.support.nodes import MANIFEST, MODEL_ID
 from tests.support.servers import Server
 
@@ -65,6 +71,19 @@ def test_several_prompts_or_ids_of_another_model_are_refused(client: OpenAI, pro
     with pytest.raises(openai.BadRequestError) as refused:
         client.completions.create(model="echo", prompt=prompt)  # type: ignore[arg-type]
     assert refused.value.param == "prompt"
+
+
+async def test_an_answer_has_so_many_tokens_at_most() -> None:
+    manifest = msgspec.structs.replace(MANIFEST, context_length=MAX_CONTEXT_LENGTH)
+    model = CatalogModel(MODEL_ID, "echo", manifest, ByteTokenizer(), Renderer().of(manifest), 0)
+    caller: Any = SimpleNamespace(
+        account_id=CONSUMER, key_id="", payer=CONSUMER, max_input_price=None, max_output_price=None
+    )
+    counter: Any = SimpleNamespace(default_max_tokens=1024)
+    for asked, given in ((10_000_000, MAX_ANSWER_TOKENS), (None, 1024), (7, 7)):
+        body = TextBody(model="echo", prompt="", max_tokens=asked)
+        job = _job(counter, caller, body, model, "hello", tuple(b"hello"), -1)
+        assert job.parameters.max_tokens == given
 
 
 def test_a_streamed_text_is_the_whole_text_in_pieces(client: OpenAI) -> None:

@@ -37,6 +37,7 @@ from marketplace.api.openai.requests import (
 )
 from marketplace.api.openai.submitting import submit_once
 from marketplace.api.sse import DONE, EventStream, event, unless_reader_leaves
+from marketplace.domain.attempts import MAX_ANSWER_TOKENS
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.errors import BadRequest, MarketError
 from marketplace.domain.jobs import Completed, Delta, JobEvent, JobRequest, Wishes
@@ -212,6 +213,7 @@ def _job(
     if room < 1:
         raise _too_long(len(ids), model, "messages" if isinstance(body, ChatBody) else "prompt")
     asked = asked_tokens(body)
+    most = min(room, MAX_ANSWER_TOKENS)
     return JobRequest(
         account_id=caller.account_id,
         key_id=caller.key_id,
@@ -221,7 +223,7 @@ def _job(
         prompt_ids=ids,
         prompt_text=prompt,
         parameters=parameters_of(
-            body, max_tokens=min(counter.default_max_tokens if asked is None else asked, room)
+            body, max_tokens=min(counter.default_max_tokens if asked is None else asked, most)
         ),
         caller_seed=body.seed,
         top_logprobs=top_logprobs,

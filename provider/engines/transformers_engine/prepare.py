@@ -16,7 +16,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from provider.engines.base import EngineRefused
 from provider.engines.transformers_engine.ready import NUMERICS
 from provider.engines.transformers_engine.sources import Source
-from tallystick.models.manifest import BadManifest, Manifest, canonical_json, check_manifest
+from tallystick.models.manifest import (
+    MAX_CONTEXT_LENGTH,
+    BadManifest,
+    Manifest,
+    canonical_json,
+    check_manifest,
+)
 
 DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SPECIAL: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -149,7 +155,7 @@ def _context_length(config: Any) -> int:
     text_config = config.get_text_config()
     for name in _LENGTHS:
         if isinstance(length := getattr(text_config, name, None), int):
-            return length
+            return min(length, MAX_CONTEXT_LENGTH)
     raise EngineRefused("engine", "the model's config does not say how long its context is")
 
 

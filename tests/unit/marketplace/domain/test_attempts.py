@@ -235,7 +235,8 @@ def a_frame(attempt: Attempt, **changes: object) -> Tokens:
         {"position": 1},
         {"ids": tuple(range(9))},
         {"ids": (), "text": ""},
-        {"text": "x" * 9 * 1024 + "y"},
+        {"text": "x" * (2 * 1024 + 1)},
+        {"ids": (), "text": "x" * 1025},
     ],
 )
 def test_frames_out_of_order_or_size_are_misbehaviour(changes: dict[str, object]) -> None:

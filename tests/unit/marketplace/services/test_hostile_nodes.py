@@ -23,6 +23,7 @@ from tallystick.protocol.frames import (
     Welcome,
     encode_frames,
 )
+from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish, SignedReceipt
 from tests.support.hubs import eventually
 from tests.support.markets import DEPOSIT, Stand, a_market, a_request, answer_of
@@ -206,3 +207,17 @@ async def test_tokens_after_the_end_change_nothing(tmp_path: Path) -> None:
         await eventually(lambda: any(isinstance(one, ReceiptRefused) for one in node.received))
         assert (await stand.account()).spent == WHOLE
         assert len(await stand.receipts()) == 1
+
+
+async def test_text_without_tokens_is_misbehaviour_and_another_finishes(tmp_path: Path) -> None:
+    async def floods(work: Work) -> None:
+        for _ in range(60):
+            await work.tokens([], "x" * 100_000)
+
+    flooding = ScriptedNode(1, floods)
+    async with a_market(tmp_path) as stand, stand.joined(flooding):
+        running = await stand.market.submit(a_request(parameters=Parameters(max_tokens=100_000)))
+        async with stand.joined(ScriptedNode(2)):
+            text, _, completed = await answer_of(running)
+            assert (text, completed.charge) == ("hello", WHOLE)
+        assert stand.history.of(flooding.address).rests_until_ms > 0

@@ -1,7 +1,14 @@
 import msgspec
 import pytest
 
-from tallystick.models.manifest import BadManifest, Manifest, canonical_json, decode_manifest, model_id
+from tallystick.models.manifest import (
+    MAX_CONTEXT_LENGTH,
+    BadManifest,
+    Manifest,
+    canonical_json,
+    decode_manifest,
+    model_id,
+)
 from tallystick.protocol.hashing import keccak256
 
 
@@ -51,6 +58,13 @@ def test_only_the_canonical_form_is_taken() -> None:
         assert other != raw
         with pytest.raises(BadManifest, match="canonical"):
             decode_manifest(other)
+
+
+def test_a_context_has_bounds() -> None:
+    assert decode_manifest(canonical_json(manifest(context_length=MAX_CONTEXT_LENGTH)))
+    for length in (0, MAX_CONTEXT_LENGTH + 1):
+        with pytest.raises(BadManifest, match="context"):
+            decode_manifest(canonical_json(manifest(context_length=length)))
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"{}", b'{"name":', b"\xff", b"[" * 100_000])
