@@ -2,7 +2,8 @@
 
     MarketError
     ├── Refused        the caller can fix it (fewer tokens, another key, a deposit)
-    │   ├── BadRequest, NotAuthenticated, Forbidden, NotFound, TooLarge, TooFast, KeyReused
+    │   ├── BadRequest         TurnedDown
+    │   ├── NotAuthenticated, Forbidden, NotFound, TooLarge, TooFast, KeyReused
     │   ├── Conflict           StillRunning, AlreadyDone
     │   └── PaymentRequired    InsufficientBalance, KeyCapReached, ConsentNeeded,
     │                          UnsignedBudgetSpent
@@ -39,6 +40,12 @@ class BadRequest(Refused):
     """A field is missing or wrong."""
 
     code = "invalid_request"
+
+
+class TurnedDown(BadRequest):
+    """The nodes that were asked find the fault in the request; nothing was charged."""
+
+    code = "refused_by_nodes"
 
 
 class NotAuthenticated(Refused):

@@ -49,6 +49,14 @@ class NodeHistory:
         rest = min(LONGEST_REST_MS, 1000 * 2 ** min(self.failures_in_a_row - 1, 16))
         self.rests_until_ms = max(self.rests_until_ms, now_ms + rest)
 
+    def refused_wrongly(self) -> None:
+        """Count a job that the node called impossible and another one did.
+
+        Without a rest: engines differ in what they take, and whoever knows where could have nodes rest.
+        """
+        self.failed += 1
+        self.success -= WEIGHT * self.success
+
     def lied_at(self, now_ms: int) -> None:
         """Count a receipt or a stream that contradicts itself: a long rest."""
         self.failed_at(now_ms)

@@ -10,6 +10,7 @@ from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.ports.link import JobStream, NodeLost
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
 from marketplace.domain.receipts import TakenReceipt
+from marketplace.domain.refusals import FAULTS
 from marketplace.services.desk import Desk
 from marketplace.services.running import RunningJob
 from marketplace.services.stalls import StallWatch
@@ -34,9 +35,10 @@ class Signed:
 
 @dataclass(frozen=True, slots=True)
 class Unsigned:
-    """The attempt ended without a receipt, and why."""
+    """The attempt ended without a receipt, and why; `fault` is the code if the request is to blame for it."""
 
     reason: str
+    fault: str = ""
 
 
 class Attempting:
@@ -129,10 +131,16 @@ class Attempting:
 
     def _refused(self, failed: Failed) -> Unsigned:
         node = self.attempt.node.address
-        if failed.code not in BLAMELESS:
+        is_fault = failed.code in FAULTS and not self._has_begun()
+        if failed.code not in BLAMELESS and not is_fault:
             self._desk.history.of(node).failed_at(self._desk.clock.now_ms())
         log.info("attempt_refused", job=failed.job_id.hex(), node=node, code=failed.code[:40])
-        return Unsigned(f"the node refused ({failed.code[:40]})")
+        return Unsigned(f"the node refused ({failed.code[:40]})", failed.code if is_fault else "")
+
+    def _has_begun(self) -> bool:
+        """Say whether a part of the answer was delivered: then the request is one that can be served."""
+        attempt = self.attempt
+        return bool(attempt.ids or attempt.texts or attempt.job.resume_ids or attempt.text_before)
 
     async def _blame(self, error: NodeLost | Misbehaved | BadReceipt) -> Unsigned:
         """Note the failure; a node that is only lost may bring its receipt later, one that lied may not."""

@@ -27,6 +27,8 @@ class DispatchRules:
     """How long a job waits for a free slot before it is refused."""
     failover: float = 5.0
     """How long a job that lost its node waits for another one."""
+    third_opinion: float = 0.125
+    """The share of jobs in which three operators, not two, must call a request impossible."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@
                ▲      │ handed over, lost, stalled, failed
                └──────┘ the next node goes on at that position
                       └ nobody left, or the text is not the tokens' ─▶ release ─▶ NodesFailed
+                      └ operators agree that nobody can do it ───────▶ release ─▶ TurnedDown
 
 The first node gets the job once the hold's statements have run, while the disk makes it durable; nobody is
 given anything of the answer before it is. If it is lost, the job is refused and the node told to stop. What a
@@ -14,6 +15,7 @@ moves money.
 """
 
 import asyncio
+import random
 from dataclasses import dataclass
 
 import structlog
@@ -27,11 +29,13 @@ from marketplace.domain.attempts import (
     text_is_of_tokens,
 )
 from marketplace.domain.catalog import CatalogModel
-from marketplace.domain.errors import Broken, MarketError, NodesFailed
+from marketplace.domain.errors import Broken, MarketError, NodesFailed, TurnedDown
 from marketplace.domain.jobs import AcceptedJob, Delta
 from marketplace.domain.ports.link import NodeView
 from marketplace.domain.receipts import TakenReceipt
+from marketplace.domain.refusals import Refusals
 from marketplace.services.attempting import Attempting, Signed, Unsigned
+from marketplace.services.choosing import wanted_next
 from marketplace.services.closing import Outcome, capture, release
 from marketplace.services.desk import Desk, DispatchRules
 from marketplace.services.running import RunningJob
@@ -55,9 +59,10 @@ class _Done:
 
 @dataclass(frozen=True, slots=True)
 class _GivenUp:
-    """Nobody completes the answer; why."""
+    """Nobody completes the answer; why, and what the reader is told if it can do something about it."""
 
     reason: str
+    error: TurnedDown | None = None
 
 
 class Driver:
@@ -73,6 +78,7 @@ class Driver:
         self._answer = Answer()
         self._taken: list[TakenReceipt] = []
         self._tried: set[tuple[Address, int]] = set()
+        self._refusals = Refusals(3 if random.random() < desk.rules.third_opinion else 2)
         self._current: Attempting | None = None
         self._aborted: str | None = None
         self._hold: Underway[None] | None = None
@@ -148,6 +154,8 @@ class Driver:
             if self._running.has_left or self._aborted is not None:
                 self._next = node
                 return self._stopped()
+            if node is None and 0 < number == len(self._refusals):
+                return self._turned_down()
             if node is None:
                 return _GivenUp(f"{reason}; no other node serves the model at this price")
             outcome = await self._try(number, node)
@@ -155,6 +163,8 @@ class Driver:
             if ending is not None:
                 return ending
             reason = outcome.reason if isinstance(outcome, Unsigned) else "the node handed the job over"
+        if len(self._refusals) == self._desk.rules.max_attempts:
+            return self._turned_down()
         return _GivenUp(f"{reason}; {self._desk.rules.max_attempts} attempts were made")
 
     async def _next_node(self) -> NodeView | None:
@@ -163,9 +173,27 @@ class Driver:
             first, self._next = self._next, None
             return first
         rules = self._desk.rules
+        if self._refusals:
+            return await self._next_opinion(rules.queue)
         return await self._desk.chooser.claim_next(
             self._job, tried=self._tried, patience=max(rules.failover, rules.queue)
         )
+
+    async def _next_opinion(self, patience: float) -> NodeView | None:
+        """Return a node of an operator that has not refused, its slot claimed, or else any other one.
+
+        Nobody new is waited for: that would only delay what is most likely the answer.
+        """
+        chooser, wanted, operators = self._desk.chooser, wanted_next(self._job), self._refusals.operators
+        theirs = {
+            (node.address, node.connected_at_ms)
+            for node in self._desk.link.serving(wanted.model_id)
+            if node.operator in operators
+        }
+        other = await chooser.claim(wanted, tried=self._tried | theirs, patience=patience, hopeful=False)
+        if other is not None:
+            return other
+        return await chooser.claim(wanted, tried=self._tried, patience=0, hopeful=False)
 
     async def _try(self, number: int, node: NodeView) -> Signed | Unsigned:
         """Run one attempt to its end, with its slot claimed before and free after."""
@@ -189,7 +217,16 @@ class Driver:
         if isinstance(outcome, Signed) and outcome.taken is not None:
             self._taken.append(outcome.taken)
             self._answer.prompt_billed = True
+        self._weigh_refusals(node, outcome)
         return outcome
+
+    def _weigh_refusals(self, node: NodeView, outcome: Signed | Unsigned) -> None:
+        """Note a refusal; if something was delivered, whoever had refused was wrong."""
+        if isinstance(outcome, Unsigned) and outcome.fault:
+            self._refusals.add(node, outcome.fault)
+        elif self._answer.ids or self._answer.text:
+            for wrong in self._refusals.contradicted():
+                self._desk.history.of(wrong).refused_wrongly()
 
     def _ending(self, outcome: Signed | Unsigned) -> _Done | _GivenUp | None:
         """Decide whether the job ends here; None means that another node goes on."""
@@ -197,6 +234,8 @@ class Driver:
             return _Done(outcome.finish, outcome.stop)
         if self._running.has_left or self._aborted is not None:
             return self._stopped()
+        if self._refusals.is_believed:
+            return self._turned_down()
         request = self._job.request
         whole = as_whole(self._answer, request.parameters, self._model, len(request.prompt_ids))
         if whole is not None:
@@ -204,6 +243,10 @@ class Driver:
         if not text_is_of_tokens(self._answer, self._model):
             return _GivenUp("what was delivered cannot be continued elsewhere")
         return None
+
+    def _turned_down(self) -> _GivenUp:
+        error = self._refusals.for_consumer()
+        return _GivenUp(error.message, error)
 
     def _stopped(self) -> _Done | _GivenUp:
         """A reader that left pays for what was signed; an aborted job is not charged."""
@@ -222,10 +265,10 @@ class Driver:
             case _Done(finish, stop):
                 outcome = Outcome(finish, stop, self._prompt_tokens(), self._output_tokens())
                 self._running.complete(await capture(self._desk, self._job.id, self._taken, outcome))
-            case _GivenUp(reason):
+            case _GivenUp(reason, error):
                 await release(self._desk, self._job.id, self._taken, reason)
                 self._running.fail(
-                    NodesFailed(f"The answer could not be completed: {reason}. Nothing was charged.")
+                    error or NodesFailed(f"The answer could not be completed: {reason}. Nothing was charged.")
                 )
 
     async def _break(self, error: Exception) -> None:

@@ -126,7 +126,7 @@ class Engine(Protocol):
     def generate(self, job: EngineJob) -> AsyncIterator[EngineEvent]:
         """Yield the job's tokens, then one EngineEnd. Closing the generator stops the job at the next step.
 
-        Raises EngineRefused (`too_long`), EngineUnavailable or EngineBroken.
+        Raises EngineRefused (`too_long`, `request`), EngineUnavailable or EngineBroken.
         """
         ...
 

@@ -24,7 +24,17 @@ from provider.engines.base import (
     EngineTokens,
     EngineUnavailable,
 )
-from provider.engines.openai_wire import Piece, found_key, one_token, pieces, request_by_ids, request_by_text
+from provider.engines.openai_wire import (
+    MAX_LINE_BYTES,
+    Piece,
+    found_key,
+    listed_models,
+    one_token,
+    pieces,
+    request_by_ids,
+    request_by_text,
+    whole_body,
+)
 from provider.engines.text import AnswerText
 from provider.engines.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from tallystick.models.manifest import OPAQUE_TOKENIZER, BadManifest, Manifest, canonical_json, check_manifest
@@ -35,6 +45,11 @@ MESSAGES_TEMPLATE: Final = "{{ messages | tojson }}"
 """The chat template of an opaque model: the conversation itself, for the server to render."""
 
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=None, connect=10, sock_read=300)
+MAX_TEXT_BYTES_PER_TOKEN: Final = 1024
+"""More text than this for a token that was asked for is none of a model's; the coordinator's bound, too."""
+_REQUEST_FAULTS: Final = frozenset({400, 413, 422})
+"""Statuses that find the fault in the request; others (a wrong key, a model that is gone) do not."""
+_MOST_SAID: Final = 500
 _TOO_LONG: Final = ("context length", "context_length", "context size", "too long", "maximum context")
 
 
@@ -99,7 +114,9 @@ class OpenAIEngine:
 
         Raises EngineRefused if the model is not one of them or there are no ids, or EngineUnavailable.
         """
-        self._session = aiohttp.ClientSession(timeout=_TIMEOUT, headers=self._headers)
+        self._session = aiohttp.ClientSession(
+            timeout=_TIMEOUT, headers=self._headers, read_bufsize=MAX_LINE_BYTES // 2
+        )
         try:
             self._manifest = self._described(await self._listed())
             check_manifest(self._manifest)
@@ -133,10 +150,14 @@ class OpenAIEngine:
     async def _by_text(self, job: EngineJob) -> AsyncGenerator[EngineEvent]:
         path, body = request_by_text(self._model, job)
         finish, stop, usage, written = Finish.LENGTH, "", None, 0
+        room = MAX_TEXT_BYTES_PER_TOKEN * (job.parameters.max_tokens + 1)
         async with self._stream(path, body) as stream:
             async for piece in stream:
                 usage = piece.usage or usage
                 if piece.text:
+                    room -= len(piece.text.encode())
+                    if room < 0:
+                        raise EngineBroken("engine", "the server does not stop")
                     # A piece is a token or more, so until the server counts there are at least so many.
                     written = min(written + 1, job.parameters.max_tokens)
                     given, made = usage or (None, written)
@@ -205,11 +226,11 @@ class OpenAIEngine:
 
     async def _listed(self) -> dict[str, Any]:
         async with self._request("GET", "/models") as response:
-            models: dict[str, Any] = await response.json(content_type=None)
-        for model in models.get("data", ()):
+            models = listed_models(await whole_body(response))
+        for model in models:
             if model.get("id") == self._model:
-                return dict(model)
-        names = ", ".join(str(model.get("id")) for model in models.get("data", ())) or "none"
+                return model
+        names = ", ".join(str(model.get("id"))[:100] for model in models[:20]) or "none"
         raise EngineRefused("engine", f"{self._base_url} does not serve {self._model!r}; it serves: {names}")
 
     def _described(self, listed: dict[str, Any]) -> Manifest:
@@ -251,9 +272,13 @@ class OpenAIEngine:
         if self._session is None or self._session.closed:
             raise EngineBroken("engine", "the engine is closed")
         try:
-            async with self._session.request(method, self._base_url + path, json=body) as response:
-                if response.status >= 400:
-                    raise _refusal(response.status, (await response.text())[:500])
+            # A redirect is not followed: it would take prompts, and reach hosts, that its owner did not name.
+            async with self._session.request(
+                method, self._base_url + path, json=body, allow_redirects=False
+            ) as response:
+                if response.status >= 300:
+                    said = (await response.content.read(_MOST_SAID)).decode(errors="replace")
+                    raise _refusal(response.status, said)
                 yield response
         except (aiohttp.ClientConnectorError, TimeoutError) as error:
             raise EngineUnavailable("engine", f"{self._base_url} does not answer: {error}") from error
@@ -272,9 +297,13 @@ def _opaque_finish(piece: Piece) -> tuple[Finish, str]:
 
 
 def _refusal(status: int, said: str) -> EngineRefused | EngineUnavailable | EngineBroken:
+    if status < 400:
+        return EngineRefused("engine", f"the server redirects ({status}); name the address that serves")
     if status in (429, 502, 503, 504):
         return EngineUnavailable("engine", f"the server answers {status}: {said}")
     if status >= 500:
         return EngineBroken("engine", f"the server answers {status}: {said}")
-    code = "too_long" if any(phrase in said.lower() for phrase in _TOO_LONG) else "engine"
+    code = "request" if status in _REQUEST_FAULTS else "engine"
+    if any(phrase in said.lower() for phrase in _TOO_LONG):
+        code = "too_long"
     return EngineRefused(code, f"the server answers {status}: {said}")

@@ -2,10 +2,13 @@
 
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+from aiohttp import ClientResponse
+from aiohttp.http_exceptions import LineTooLong
 
 from provider.engines.base import EngineBroken, EngineJob, EngineRefused
 from tallystick.protocol.frames import TokenLogprob
@@ -13,6 +16,10 @@ from tallystick.protocol.parameters import MILLION, Parameters
 
 MAX_STOPS = 4
 """OpenAI's limit, which many servers enforce."""
+MAX_LINE_BYTES: Final = 512 * 1024
+"""What one chunk of a server's stream may have; one with many likelihoods has some tens of thousands."""
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""What a server's list of models may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,8 @@ async def pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[Piece]:
     Raises EngineBroken for an error in the stream, nonsense, or an end without a finish reason.
     """
     has_finished = False
-    async for line in lines:
+    rest = aiter(lines)
+    while line := await _next_line(rest):
         if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
@@ -103,6 +111,35 @@ async def pieces(lines: AsyncIterable[bytes]) -> AsyncGenerator[Piece]:
         yield piece
     if not has_finished:
         raise EngineBroken("engine", "the server's stream was cut off")
+
+
+async def whole_body(response: ClientResponse) -> bytes:
+    """Return a short answer's body. Raises EngineBroken if it is over MAX_BODY_BYTES."""
+    body = b""
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise EngineBroken("engine", f"the server's answer is over {MAX_BODY_BYTES} bytes")
+    return body
+
+
+def listed_models(body: bytes) -> list[dict[str, Any]]:
+    """Return a server's models. Raises EngineBroken for what is no list of models."""
+    try:
+        models = json.loads(body)["data"]
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        raise EngineBroken("engine", f"the server does not list its models: {body[:200]!r}") from error
+    if not isinstance(models, list) or not all(isinstance(one, dict) for one in models):
+        raise EngineBroken("engine", f"the server does not list its models: {body[:200]!r}")
+    return models
+
+
+async def _next_line(lines: AsyncIterator[bytes]) -> bytes:
+    """Return the next line with its end; nothing when the stream is over. Raises EngineBroken."""
+    try:
+        return await anext(lines, b"")
+    except (LineTooLong, ValueError) as error:
+        raise EngineBroken("engine", "a line of the server's stream is too long") from error
 
 
 def _sampling(parameters: Parameters, job_seed: bytes) -> dict[str, Any]:
@@ -128,7 +165,7 @@ def _messages(prompt_text: str) -> list[dict[str, str]] | None:
         return None
     try:
         messages = json.loads(prompt_text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     is_conversation = isinstance(messages, list) and all(
         isinstance(one, dict) and isinstance(one.get("role"), str) and isinstance(one.get("content"), str)
@@ -154,7 +191,7 @@ def _piece(data: bytes) -> Piece:
             stop=stop if isinstance(stop, str) else "",
             usage=_usage(chunk.get("usage")),
         )
-    except (ValueError, TypeError, AttributeError, LookupError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise EngineBroken("engine", f"the server's stream makes no sense: {data[:200]!r}") from error
 
 

@@ -197,7 +197,11 @@ class Finished(Frame, tag="finished", frozen=True, kw_only=True):
 
 
 class Failed(Frame, tag="failed", frozen=True, kw_only=True):
-    """An attempt ended without a receipt. `code`: busy, unknown_model, too_long, engine, replay, draining."""
+    """An attempt ended without a receipt.
+
+    `code`: busy, draining; unknown_model, price, malformed, replay; request, too_long (the node thinks that
+    nobody could do it); engine.
+    """
 
     job_id: WireBytes32
     attempt: WireU32

@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from marketplace.storage.tables import JobRow, ReceiptRow
 from tests.api.asking import says
-from tests.support.acting import BREAK_AT_ONCE, BREAK_MIDWAY, DRIP, LIKELY, WITHHELD
+from tests.support.acting import BREAK_AT_ONCE, BREAK_MIDWAY, DRIP, LIKELY, REFUSE, WITHHELD
 from tests.support.hubs import eventually
 from tests.support.servers import Server
 
@@ -114,6 +114,19 @@ def test_a_job_that_fails_at_once_answers_with_a_status(
     assert int(answer.headers["retry-after"]) > 0
     assert answer.json()["error"]["code"] == "nodes_failed"
     assert server.account(consumer["account_id"]).spent == 0
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_that_the_nodes_refuse_is_the_callers_to_change(
+    http: httpx.Client, server: Server, consumer: dict[str, Any], stream: bool
+) -> None:
+    answer = http.post("/v1/chat/completions", json=body(REFUSE, stream=stream))
+    problem = answer.json()["error"]
+    assert (answer.status_code, problem["code"]) == (400, "refused_by_nodes")
+    assert "change its parameters" in problem["message"]
+    assert "10.0.0.7" not in answer.text
+    assert server.account(consumer["account_id"]).spent == 0
+    assert http.post("/v1/chat/completions", json=body("hello")).status_code == 200
 
 
 def test_a_reader_that_leaves_stops_the_node_and_pays_for_what_was_made(

@@ -5,7 +5,14 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from provider.engines.base import EngineBroken, EngineEnd, EngineEvent, EngineJob, EngineTokens
+from provider.engines.base import (
+    EngineBroken,
+    EngineEnd,
+    EngineEvent,
+    EngineJob,
+    EngineRefused,
+    EngineTokens,
+)
 from provider.engines.echo import EchoEngine
 from tallystick.models.tokenizer import EOS_BYTE
 from tallystick.protocol.frames import TokenLogprob
@@ -14,6 +21,8 @@ from tallystick.protocol.receipts import Finish
 DRIP = "drip"
 """One token every few milliseconds, without end."""
 BREAK_AT_ONCE = "break at once"
+REFUSE = "refuse"
+"""As an engine does that does not take what a request asks for."""
 BREAK_MIDWAY = "break midway"
 """Some tokens, then the engine fails."""
 SEEDED = "seeded"
@@ -52,6 +61,7 @@ class ActingEngine(EchoEngine):
         parts = {
             DRIP: self._drip,
             BREAK_AT_ONCE: _break_at_once,
+            REFUSE: _refuse,
             BREAK_MIDWAY: _break_midway,
             SEEDED: _seeded,
             LIKELY: _likely,
@@ -77,6 +87,11 @@ class ActingEngine(EchoEngine):
         await self._acts.allowed.wait()
         yield EngineTokens(0, (ord("w"), EOS_BYTE), "w")
         yield EngineEnd(Finish.EOS)
+
+
+async def _refuse(job: EngineJob) -> AsyncIterator[EngineEvent]:
+    raise EngineRefused("request", "10.0.0.7 says: no such parameter")
+    yield EngineEnd(Finish.EOS)  # makes this a generator
 
 
 async def _break_at_once(job: EngineJob) -> AsyncIterator[EngineEvent]:

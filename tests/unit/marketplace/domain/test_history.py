@@ -49,6 +49,14 @@ def test_a_lie_means_a_long_rest_that_no_failure_shortens() -> None:
     assert record.rests_until_ms == LIE_REST_MS
 
 
+def test_a_wrong_refusal_counts_and_means_no_rest() -> None:
+    record = NodeHistory()
+    record.refused_wrongly()
+    assert (record.failed, record.success, record.rests_until_ms) == (1, 0.9, 0)
+    record.failed_at(0)
+    assert record.rests_until_ms == 1000
+
+
 def test_what_was_stored_is_not_stored_again() -> None:
     record = NodeHistory()
     record.succeeded(first_token_ms=1, tokens=1, elapsed_ms=0)

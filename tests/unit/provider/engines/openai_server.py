@@ -24,6 +24,15 @@ def tokenizer_json() -> str:
     return tokenizer.to_str()
 
 
+LISTS = {
+    "no list": b"[7]",
+    "odd list": b'{"data": [7]}',
+    "deep list": b"[" * 100_000,
+    "long list": bytes(5_000_000),
+}
+BROKEN_LINES = {"nonsense": b"{]", "nested": b"[" * 100_000, "long": b"x" * 2_000_000}
+
+
 class EchoServer:
     """Says `said` to every prompt; `behaviour` makes it misbehave."""
 
@@ -43,12 +52,21 @@ class EchoServer:
         app.router.add_get("/v1/models", self._models)
         app.router.add_post("/v1/completions", self._complete)
         app.router.add_post("/v1/chat/completions", self._complete)
+        app.router.add_route("*", "/v1/elsewhere", self._elsewhere)
         return app
 
     async def _models(self, request: web.Request) -> web.Response:
+        if self.behaviour == "elsewhere":
+            raise web.HTTPTemporaryRedirect("/v1/elsewhere")
+        if self.behaviour in LISTS:
+            return web.Response(body=LISTS[self.behaviour])
         if self.key and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": {"message": "no such key"}}, status=401)
         return web.json_response({"data": [{"id": "echo", "max_model_len": 400}, {"id": "bare"}]})
+
+    async def _elsewhere(self, request: web.Request) -> web.Response:
+        self.seen.append((request.path, {}))
+        return web.json_response({"data": [{"id": "echo", "max_model_len": 400}]})
 
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -58,6 +76,12 @@ class EchoServer:
                 return web.json_response(
                     {"error": {"message": "exceeds the maximum context length"}}, status=400
                 )
+            case "refused":
+                return web.json_response({"error": {"message": "no such parameter"}}, status=400)
+            case "gone":
+                return web.json_response({"error": {"message": "no such model"}}, status=404)
+            case "elsewhere":
+                raise web.HTTPTemporaryRedirect("/v1/elsewhere")
             case "busy":
                 return web.Response(status=503, text="overloaded")
             case "broken":
@@ -104,8 +128,10 @@ class EchoServer:
             if self.behaviour == "error":
                 await _send(response, {"error": {"message": "out of memory"}})
                 return
-            if self.behaviour == "nonsense":
-                await response.write(b"data: {]\n\n")
+            if self.behaviour in BROKEN_LINES:
+                await response.write(b"data: " + BROKEN_LINES[self.behaviour] + b"\n\n")
+            while self.behaviour == "endless":
+                await _send(response, {"choices": [choice | {"text": "x" * 1000}]})
         await _send(response, {"choices": [{"index": 0, "text": "", "finish_reason": finish}]})
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(ids)}
         await _send(response, {"choices": [], "usage": usage})

@@ -101,7 +101,7 @@ async def test_an_answer_comes_through(engine: OpenAIEngine, echo: Any, job: Bui
 async def test_a_bare_prompt_is_a_completion(echo: Any, job: Builder, run: Runner) -> None:
     engine = OpenAIEngine(echo.url, "echo")
     await engine.start()
-    for text in ("Once upon a time", "[1, 2]", "[not json"):
+    for text in ("Once upon a time", "[1, 2]", "[not json", "[" * 100_000):
         await run(engine.generate(job((), prompt_text=text)))
         assert echo.seen[-1][0] == "/v1/completions"
         assert echo.seen[-1][1]["prompt"] == text
@@ -164,6 +164,11 @@ async def test_likelihoods_come_with_the_ids(echo: Any, folder: Path, job: Build
         ("cut", EngineBroken, "engine"),
         ("error", EngineBroken, "engine"),
         ("nonsense", EngineBroken, "engine"),
+        ("nested", EngineBroken, "engine"),
+        ("long", EngineBroken, "engine"),
+        ("refused", EngineRefused, "request"),
+        ("gone", EngineRefused, "engine"),
+        ("elsewhere", EngineRefused, "engine"),
     ],
 )
 async def test_a_misbehaving_server_fails_the_job_and_not_the_engine(
@@ -179,8 +184,26 @@ async def test_a_misbehaving_server_fails_the_job_and_not_the_engine(
     with pytest.raises(error) as caught:
         await run(engine.generate(prompt(engine, job)))
     assert caught.value.code == code
+    assert "/v1/elsewhere" not in [path for path, _ in echo.seen]
     echo.behaviour = "good"
     assert (await run(engine.generate(prompt(engine, job)))).end.finish is Finish.EOS
+
+
+async def test_a_server_that_does_not_stop_is_stopped(echo: Any, job: Builder, run: Runner) -> None:
+    engine = OpenAIEngine(echo.url, "echo")
+    await engine.start()
+    echo.behaviour = "endless"
+    with pytest.raises(EngineBroken, match="does not stop"):
+        await run(engine.generate(job((), prompt_text="go on", max_tokens=8)))
+    await engine.close()
+
+
+@pytest.mark.parametrize("behaviour", ["elsewhere", "no list", "odd list", "deep list", "long list"])
+async def test_a_server_whose_list_of_models_is_none_is_not_started_with(echo: Any, behaviour: str) -> None:
+    echo.behaviour = behaviour
+    with pytest.raises((EngineRefused, EngineBroken), match=r"redirects|does not list|bytes"):
+        await OpenAIEngine(echo.url, "echo").start()
+    assert echo.seen == []
 
 
 async def test_a_server_without_ids_cannot_pretend_to_show_them(
