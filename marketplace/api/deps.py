@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from starlette.requests import HTTPConnection, Request
 
-from marketplace.domain.errors import NotAuthenticated
+from marketplace.domain.errors import Forbidden, NotAuthenticated
 from marketplace.services.accounts import Accounts
 from marketplace.services.balances import Balances
 from marketplace.services.consents import Consents
@@ -24,15 +24,23 @@ class Gate:
     async def caller(self, request: Request) -> Caller:
         """Return whose key or session the request carries.
 
-        Raises NotAuthenticated without a good one, TooFast over the rate of the key, or of the address for
-        those who try keys.
+        Raises NotAuthenticated without a good one, Forbidden for a suspended account's, TooFast over the rate
+        of the key, or of the address for those who try keys, which is counted before the books are asked.
         """
-        secret = bearer(request)
+        secret, counted = bearer(request), list[str]()
+
+        def count() -> None:
+            address = self.address(request)
+            self.limits.check_look_up(address)
+            counted.append(address)
+
         try:
-            caller = await self.keys.authenticate(secret)
-        except NotAuthenticated:
-            self.limits.check_address(self.address(request))
+            caller = await self.keys.authenticate(secret, count)
+        except (NotAuthenticated, Forbidden):
+            self.stranger(request)
             raise
+        for address in counted:
+            self.limits.look_up_found(address)
         self.limits.check_key(caller.key_id or caller.account_id)
         return caller
 

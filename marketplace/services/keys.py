@@ -93,6 +93,7 @@ class KeyRing:
         self._database = database
         self._clock = clock
         self._remembered: OrderedDict[bytes, Caller] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Task[Caller]] = {}
         self._synced_at = clock.now_ms()
         self._syncing: asyncio.Task[None] | None = None
         self._when_revoked: Callable[[str], Awaitable[None]] | None = None
@@ -101,8 +102,12 @@ class KeyRing:
         """Have `call` awaited with the id of each key that is revoked here, after it is refused."""
         self._when_revoked = call
 
-    async def authenticate(self, raw: str) -> Caller:
-        """Return who holds a key or a session token. Raises NotAuthenticated, or Forbidden if suspended."""
+    async def authenticate(self, raw: str, toll: Callable[[], object] = lambda: None) -> Caller:
+        """Return who holds a key or a session token.
+
+        `toll` is called before the database is asked, once for all that bring the same secret meanwhile; what
+        it raises passes through. Raises NotAuthenticated, or Forbidden if suspended.
+        """
         if not raw.startswith((KEY_PREFIX, SESSION_PREFIX)):
             raise NotAuthenticated("That is no API key of this market; they begin with tsk_.")
         digest = secret_hash(raw)
@@ -111,14 +116,30 @@ class KeyRing:
         known = self._remembered.get(digest)
         if known is not None:
             return known
+        asking = self._asking.get(digest)
+        if asking is None:
+            toll()
+            asking = asyncio.create_task(self._look_up(digest, raw.startswith(SESSION_PREFIX)))
+            self._asking[digest] = asking
+            asking.add_done_callback(lambda task: self._looked_up(digest, task))
+        return await asyncio.shield(asking)
+
+    async def _look_up(self, digest: bytes, is_session: bool) -> Caller:
         now = self._clock.now_ms()
-        if raw.startswith(SESSION_PREFIX):
+        if is_session:
             return await self._database.read(lambda session: _session_caller(session, digest, now))
         caller = await self._database.read(lambda session: _key_caller(session, digest))
-        self._remembered[digest] = caller
-        if len(self._remembered) > MOST_REMEMBERED:
-            self._remembered.popitem(last=False)
+        if self._asking.get(digest) is asyncio.current_task():  # else it was changed while it was read
+            self._remembered[digest] = caller
+            if len(self._remembered) > MOST_REMEMBERED:
+                self._remembered.popitem(last=False)
         return caller
+
+    def _looked_up(self, digest: bytes, task: "asyncio.Task[Caller]") -> None:
+        if self._asking.get(digest) is task:
+            del self._asking[digest]
+        if not task.cancelled():
+            task.exception()  # those who asked may have gone; then nobody needs it
 
     async def create_key(self, account_id: str, terms: KeyTerms) -> CreatedKey:
         """Make a key. Raises BadRequest for terms that make no sense, Conflict beyond 100 usable keys."""
@@ -165,6 +186,7 @@ class KeyRing:
         """Ask the database again for the keys of an account that was suspended or restored."""
         for digest in [one for one, caller in self._remembered.items() if caller.account_id == account_id]:
             del self._remembered[digest]
+        self._asking.clear()
 
     async def _change(self, account_id: str, key_id: str, **values: object) -> KeyView:
         now = self._clock.now_ms()
@@ -179,6 +201,7 @@ class KeyRing:
 
         digest, view = await self._database.write(work)
         self._remembered.pop(digest, None)
+        self._asking.pop(digest, None)
         return view
 
     async def _sync(self) -> None:

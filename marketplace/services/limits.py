@@ -14,6 +14,9 @@ from marketplace.domain.errors import TooFast
 from marketplace.domain.places import network_of
 
 MOST_BUCKETS: Final = 100_000
+LOOK_UPS: Final = 10
+"""Keys that an address may have looked for, for each request without one. Many with good keys may be behind
+it, who must not be kept out by one that tries keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,8 @@ class Limits:
     def __init__(self, rules: LimitRules, now: Callable[[], float] = monotonic) -> None:
         self._key = _Buckets(rules.key, "with this key", now)
         self._address = _Buckets(rules.address, "from this address", now)
+        looked_up = Rate(rules.address.per_minute * LOOK_UPS, rules.address.burst * LOOK_UPS)
+        self._look_up = _Buckets(looked_up, "with keys that are not known, from this address", now)
         self._sign_up = _Buckets(rules.sign_up, "to open an account from this address", now)
 
     def check_key(self, key_id: str) -> Standing:
@@ -60,6 +65,14 @@ class Limits:
     def check_address(self, address: str) -> Standing:
         """Count a request without a key. Raises TooFast."""
         return self._address.take(network_of(address))
+
+    def check_look_up(self, address: str) -> None:
+        """Count a key or session that has to be looked for in the books. Raises TooFast."""
+        self._look_up.take(network_of(address))
+
+    def look_up_found(self, address: str) -> None:
+        """It was there, and does not count."""
+        self._look_up.put_back(network_of(address))
 
     def check_sign_up(self, address: str) -> Standing:
         """Count a sign-up. Raises TooFast."""
@@ -116,3 +129,8 @@ class _Buckets:
         if len(self._levels) > MOST_BUCKETS:
             self._levels.popitem(last=False)
         return Standing(self._burst, int(level - 1), (self._burst - level + 1) / self._per_second)
+
+    def put_back(self, name: str) -> None:
+        if name in self._levels:
+            level, at = self._levels[name]
+            self._levels[name] = (min(self._burst, level + 1), at)

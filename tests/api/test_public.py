@@ -1,6 +1,7 @@
 """What anybody may see, and what whoever runs the coordinator looks at."""
 
 import asyncio
+import itertools
 import time
 from typing import Any
 
@@ -8,7 +9,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.applications import Starlette
 
-from marketplace.api.public.health import health_routes
+from marketplace.api.public.health import FRESH_SECONDS, health_routes
 from marketplace.app import Height
 from marketplace.domain.epochs import EpochClock
 from marketplace.domain.ports.chain import ChainBlock
@@ -79,12 +80,12 @@ def test_a_coordinator_that_is_well_says_so(server: Server) -> None:
 
 
 async def test_a_stale_chain_is_not_ready() -> None:
-    height, now = Height(EpochClock(0, 100)), 1_000_000
+    height, now, seconds = Height(EpochClock(0, 100)), 1_000_000, itertools.count()
 
     async def chain() -> str:
         return await height.check(now)
 
-    app = Starlette(routes=health_routes({"chain": chain}, lambda: b""))
+    app = Starlette(routes=health_routes({"chain": chain}, lambda: b"", now=lambda: float(next(seconds))))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app=app), base_url="http://coordinator"
     ) as client:
@@ -96,6 +97,25 @@ async def test_a_stale_chain_is_not_ready() -> None:
         fresh = await client.get("/readyz")
         assert (fresh.status_code, fresh.json()["checks"]) == (200, {"chain": "block 8"})
         assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_whoever_asks_for_readiness_the_parts_are_asked_once_a_second() -> None:
+    asked, seconds = 0, 100.0
+
+    async def chain() -> str:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return "well"
+
+    app = Starlette(routes=health_routes({"chain": chain}, lambda: b"", now=lambda: seconds))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://c") as client:
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(50)))
+        assert {answer.json()["checks"]["chain"] for answer in answers} == {"well"}
+        assert asked == 1
+        seconds += FRESH_SECONDS
+        await client.get("/readyz")
+        assert asked == 2
 
 
 def test_metrics_can_be_read_and_count_by_route(server: Server, consumer: dict[str, Any]) -> None:

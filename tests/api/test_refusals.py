@@ -11,6 +11,9 @@ import pytest
 from openai import OpenAI
 
 from marketplace.services import ledger
+from marketplace.services.limits import LOOK_UPS
+from marketplace.storage.queries import accounts
+from marketplace.storage.queries import keys as queries
 from tallystick.protocol.money import NanoUsd
 from tests.api.asking import ask, says
 from tests.api.conftest import new_consumer
@@ -290,6 +293,31 @@ def test_too_many_requests_say_when_to_come_back(place: Place, folder: Path) -> 
         with server.http("tsk_" + "A" * 43) as client:
             # Guessing keys counts against the address, which has had its share.
             assert client.get("/v1/balance").status_code == 429
+            assert client.delete("/v1/sessions").status_code == 429
+
+
+def test_who_tries_keys_is_counted_before_the_books_are_asked(
+    place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bytes] = []
+    by_hash = queries.by_hash
+    monkeypatch.setattr(queries, "by_hash", lambda s, digest: asked.append(digest) or by_hash(s, digest))
+    strict = {"address_requests_per_minute": 1, "address_burst": 2}
+    with a_server(place, folder, with_node=False, **strict) as server, server.http() as client:
+        tried = [{"authorization": f"Bearer tsk_{number:043}"} for number in range(60)]
+        answers = [client.get("/v1/balance", headers=headers).status_code for headers in tried]
+        assert answers == [401] * 2 + [429] * 58
+        assert 2 * LOOK_UPS <= len(asked) < 3 * LOOK_UPS
+
+
+def test_a_suspended_account_counts_as_one_that_tries_keys(place: Place, folder: Path) -> None:
+    strict = {"address_requests_per_minute": 1, "address_burst": 2}
+    with a_server(place, folder, with_node=False, **strict) as server:
+        consumer = new_consumer(server)
+        account_id = consumer["account_id"]
+        server.do(server.parts.database.write(lambda s: accounts.change(s, account_id, status="suspended")))
+        with server.http(consumer["api_key"]) as client:
+            assert [client.get("/v1/balance").status_code for _ in range(3)] == [403, 403, 429]
 
 
 def test_parallel_requests_never_hold_more_than_there_is(server: Server, consumer: dict[str, Any]) -> None:

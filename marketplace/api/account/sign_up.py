@@ -85,6 +85,7 @@ def sign_up_routes(
         return answer(_session(signed_in) | {"address": message.address})
 
     async def sign_out(request: Request) -> Response:
+        services.gate.stranger(request)
         await services.accounts.sign_out(bearer(request))
         return answer({"signed_out": True})
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from marketplace.domain.accounts import AccountKind
-from marketplace.domain.errors import BadRequest, Conflict, Forbidden, NotAuthenticated, NotFound
+from marketplace.domain.errors import BadRequest, Conflict, Forbidden, NotAuthenticated, NotFound, TooFast
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.keys import MOST_KEYS, KeyRing, KeyTerms
 from marketplace.storage.database import Database
@@ -157,3 +157,32 @@ async def test_an_account_has_a_hundred_usable_keys(ring: KeyRing, alice: str) -
 async def test_nobody_has_no_key(ring: KeyRing) -> None:
     with pytest.raises(NotFound):
         await ring.create_key("nobody", KeyTerms())
+
+
+async def test_an_unknown_key_is_looked_for_once_and_its_toll_paid_before(ring: KeyRing, alice: str) -> None:
+    made = await ring.create_key(alice, KeyTerms())
+    tolls: list[str] = []
+    for _ in range(2):
+        callers = await asyncio.gather(
+            *[ring.authenticate(made.secret, lambda: tolls.append("paid")) for _ in range(50)]
+        )
+        assert {caller.key_id for caller in callers} == {made.view.id}
+    assert tolls == ["paid"]
+
+    def refuse() -> None:
+        raise TooFast("too many", retry_after=1)
+
+    with pytest.raises(TooFast):
+        await ring.authenticate("tsk_" + "A" * 43, refuse)
+
+
+async def test_a_key_that_is_revoked_while_it_is_looked_for_is_not_remembered(
+    ring: KeyRing, alice: str
+) -> None:
+    made = await ring.create_key(alice, KeyTerms())
+    looking = asyncio.create_task(ring.authenticate(made.secret))
+    await asyncio.sleep(0)
+    await ring.revoke_key(alice, made.view.id)
+    await asyncio.gather(looking, return_exceptions=True)
+    with pytest.raises(NotAuthenticated, match="revoked"):
+        await ring.authenticate(made.secret)
