@@ -13,7 +13,7 @@ from marketplace.chain.times import ledger_times
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.ports.clock import SystemClock
 from marketplace.domain.timing import WorkTimes, tight, too_short
-from marketplace.services.catalog import Catalog, read_catalog_file
+from marketplace.services.catalog import Catalog, CatalogLimits, read_catalog_file
 from marketplace.services.goodwill import DAY_MS
 from marketplace.services.ledger import ensure_treasury
 from marketplace.services.maturity import release_orphans
@@ -98,6 +98,7 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
         )
         stack.callback(catalog.close)
         yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
+            limits=CatalogLimits(settings.catalog_bytes, settings.new_models_per_operator),
 
 
 def admitted_models(settings: Settings) -> frozenset[ModelId] | None:
