@@ -95,10 +95,10 @@ async def coordinator(settings: Settings, *, is_local: bool = False) -> AsyncIte
             SystemClock(),
             aliases=settings.aliases,
             only=admitted_models(settings),
+            limits=CatalogLimits(settings.catalog_bytes, settings.new_models_per_operator),
         )
         stack.callback(catalog.close)
         yield Coordinator(settings, Chainside(connection, deployment, key, is_local), database, catalog)
-            limits=CatalogLimits(settings.catalog_bytes, settings.new_models_per_operator),
 
 
 def admitted_models(settings: Settings) -> frozenset[ModelId] | None:
