@@ -68,7 +68,7 @@ def _debtor(row: Account) -> Debtor:
         address=Address(str(row.address)),
         matured=NanoUsd(row.spent_matured),
         consent=consent,
-        is_leaving=row.requested > 0,
+        is_leaving=queries.leaves(row),
         accruing_since=row.spent_since,
     )
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Select,
+    and_,
     bindparam,
     delete,
     func,
@@ -22,6 +23,7 @@ from sqlalchemy.orm import Session
 from marketplace.domain.accounts import AccountKind
 from marketplace.storage.queries.accounts import A
 from marketplace.storage.tables import Account, EpochRow, ReceiptRow, SettlementRow
+from tallystick.protocol.money import SCALE
 
 P = EpochRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
 R = ReceiptRow.__table__  # type: ignore[attr-defined]
@@ -41,11 +43,24 @@ class Sums:
     credit_immature: int
 
 
+_LEAVING = and_(A.c.requested > 0, A.c.requested > A.c.balance - SCALE)
+
+
+def leaves(account: Account) -> bool:
+    """Return whether a withdrawal may take what the account owes, or the right to charge it, with it.
+
+    What it owes is not in `balance` any more, so a request that leaves something there can wait: were every
+    request a reason, a standing one for next to nothing would have dust settled in each epoch. The Ledger
+    takes the right back with all but a fraction of a token unit.
+    """
+    return account.requested > 0 and account.requested > account.balance - SCALE
+
+
 def debtors(session: Session, threshold: int, matured_before: int) -> Sequence[Account]:
     """Return wallets whose spending may be due: worth a row, leaving, or accruing since before then (ms)."""
     is_due = or_(
         A.c.spent_matured - A.c.spent_settled >= threshold,
-        A.c.requested > 0,
+        _LEAVING,
         A.c.spent_since <= matured_before,
     )
     return _wallets(session, A.c.spent_matured > A.c.spent_settled, is_due)

@@ -124,6 +124,26 @@ async def test_a_consumer_that_leaves_is_settled_first_whatever_it_owes(small_to
     await town.check()
 
 
+async def test_a_standing_request_for_little_settles_no_dust_and_one_for_what_is_owed_does(
+    tmp_path: Path,
+) -> None:
+    async with town_in_memory("memory", tmp_path) as town:
+        alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)
+        await town.driver.request_withdrawal(ALICE, 1)
+        await town.watcher.poll()
+        for _ in range(2):
+            await town.work(alice, OPERATOR, 5_000)
+            await town.end_epoch()
+            assert await town.settle() == 0
+        assert (await town.on_chain(ALICE)).spent == 0
+        await town.driver.request_withdrawal(ALICE, 10 * USD - 10_000)
+        await town.watcher.poll()
+        await town.end_epoch()
+        await town.settle()
+        assert (await town.on_chain(ALICE)).spent == 10_000
+        await town.check()
+
+
 async def test_the_treasury_advances_what_small_consumers_have_not_brought_in_and_gets_it_back(
     small_town: Town,
 ) -> None:
