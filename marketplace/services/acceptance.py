@@ -90,6 +90,13 @@ class Market:
                 )
             )
 
+    async def call_off(self, running: RunningJob, reason: str) -> bool:
+        """End a job, which is not charged then; return False if its answer is whole, and charged, already."""
+        for task in [task for task, one in self._jobs.items() if one is running]:
+            self._drivers[task].abort(reason)
+            await asyncio.wait({task})
+        return not running.is_whole
+
     async def close(self, timeout: float = 30.0) -> None:
         """Take no more jobs, let the running ones finish for `timeout` seconds, then end the rest unpaid."""
         self._closing = True

@@ -30,6 +30,8 @@ class RunningJob:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once the hold is in the books; its exception is why there is none."""
         self.ended = asyncio.Event()
+        self.is_whole = False
+        """Whether the answer is complete; its charge is in the books then."""
         self._on_leave: Callable[[], Awaitable[None]] | None = None
         self._events: deque[JobEvent] = deque()
         self._error: MarketError | None = None
@@ -103,6 +105,7 @@ class RunningJob:
 
     def complete(self, event: Completed) -> None:
         """Hand over the last event."""
+        self.is_whole = True
         self.ended.set()
         self.deliver(event)
 

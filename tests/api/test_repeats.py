@@ -8,6 +8,7 @@ import httpx
 import pytest
 from openai import OpenAI
 
+from marketplace.domain.errors import Unavailable
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.repeats import DAY_MS, Repeats
 from marketplace.storage.tables import JobRow, RepeatKey
@@ -118,6 +119,42 @@ def test_a_reader_that_left_is_told_what_it_paid(
     again = http.post(CHAT, json=asked, headers=under("left"))
     assert (again.status_code, again.json()["error"]["code"]) == (409, "idempotency_key_used")
     assert len(jobs_of(server, consumer)) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_job_whose_key_cannot_be_noted_is_not_charged(
+    http: httpx.Client,
+    server: Server,
+    consumer: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    stream: bool,
+) -> None:
+    jobs = server.parts.market._jobs
+
+    async def fail(*_: object) -> None:
+        await eventually(lambda: any(one._events for one in jobs.values()))
+        raise Unavailable("The books are busy; nothing was charged.")
+
+    monkeypatch.setattr(server.parts.repeats, "remember", fail)
+    answer = http.post(CHAT, json=body(DRIP, stream=stream, max_tokens=2000), headers=under("lost"))
+    assert (answer.status_code, "nothing was charged" in answer.text) == (503, True)
+    server.quiet()
+    (job,) = jobs_of(server, consumer)
+    account = server.account(consumer["account_id"])
+    assert (job.state, account.spent, account.held) == ("failed", 0, 0)
+
+
+def test_a_whole_answer_whose_key_cannot_be_noted_is_given(
+    http: httpx.Client, server: Server, consumer: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        await eventually(lambda: not server.parts.market.running)
+        raise Unavailable("The books are busy; nothing was charged.")
+
+    monkeypatch.setattr(server.parts.repeats, "remember", fail)
+    answer = http.post(CHAT, json=body("hello"), headers=under("late"))
+    assert (answer.status_code, answer.json()["object"]) == (200, "chat.completion")
+    assert server.account(consumer["account_id"]).spent > 0
 
 
 def test_a_key_is_made_once(http: httpx.Client) -> None:
