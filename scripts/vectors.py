@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scripts import vector_samples as samples
-from tallystick.protocol import commitments, eip712, epochfile, frames, merkle, rows
+from tallystick.protocol import commitments, eip712, epochfile, epochjson, frames, merkle, rows
 from tallystick.protocol.ids import Address, ModelId, ReceiptId, to_hex
 from tallystick.protocol.keys import SigningKey, to_compact
 from tallystick.protocol.parameters import Parameters
@@ -212,7 +212,7 @@ def epochfile_vectors() -> Json:
                 "data": to_hex(data),
                 "hash": to_hex(file.hash),
                 "receiptsRoot": to_hex(merkle.receipt_tree(file.receipt_ids).root),
-                "json": epochfile.to_json(file),
+                "json": epochjson.to_json(file),
             }
         )
     return {"files": files}

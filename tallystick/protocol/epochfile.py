@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from mmap import mmap
 from struct import Struct, error
-from typing import Any, Final
+from typing import Final
 
 from msgspec.structs import astuple
 
@@ -29,7 +29,6 @@ from tallystick.protocol.hashing import keccak256_of
 from tallystick.protocol.ids import Address, ReceiptId, address_bytes, to_hex
 from tallystick.protocol.receipt_ids import ReceiptIds
 from tallystick.protocol.receipts import Receipt, SignedReceipt
-from tallystick.protocol.rendering import receipt_to_json
 from tallystick.protocol.rows import CHARGE_HAS_CONSENT, BadRow, Row, pack_row, unpack_row
 
 MAGIC: Final = b"tallystick/epoch"
@@ -104,6 +103,27 @@ class EpochRows:
     def domain(self) -> Domain:
         """The domain of the epoch's receipts."""
         return Domain(self.chain_id, self.ledger)
+
+
+@dataclass(frozen=True, slots=True)
+class EpochCounts:
+    """How many of each a file has, in the order of its header."""
+
+    chunks: int
+    charges: int
+    consents: int
+    payouts: int
+    set_aside: int
+    receipts: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochPage:
+    """A part of a file; `rows` has only the page's."""
+
+    rows: EpochRows
+    counts: EpochCounts
+    receipts: tuple[EpochReceipt, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,100 +202,64 @@ def receipts_between(data: bytes | mmap, places: range) -> list[tuple[ReceiptId,
     return [(receipt_digest(rows.domain, one.signed.receipt), one) for one in found]
 
 
-def page_to_json(data: bytes | mmap, file_hash: bytes, first: int, limit: int) -> dict[str, Any]:
-    """Return what `to_json` does, reading no more of a stored file than its rows and one page of receipts.
+def page_of(data: bytes | mmap, first_row: int, first_receipt: int, limit: int) -> EpochPage:
+    """Return up to `limit` of each kind of row from `first_row` on, and of receipts from `first_receipt` on.
 
-    `data` may be a mapped file. What lies outside of the page is not checked. Raises BadEpochFile.
+    `data` may be a mapped file. Of what lies outside of the page no more is read than its sizes, and it is
+    not checked. Raises IndexError if no list reaches that far, BadEpochFile for what is no epoch file.
     """
     reader = _Reader(data)
-    rows, count = _read_rows(reader)
-    records = reader.take(count * _RECEIPT.size)
+    chain_id, ledger, epoch, counts = _read_header(reader)
+    most = max(counts.chunks, counts.charges, counts.payouts, counts.set_aside)
+    if first_row >= max(1, most) or first_receipt >= max(1, counts.receipts):
+        raise IndexError(f"the file has up to {most} rows of a kind, and {counts.receipts} receipts")
+    part = slice(first_row, first_row + limit)
+    chunks, charges = reader.take(counts.chunks * _CHUNK.size), reader.take(counts.charges * _ROW_BYTES)
+    consents, payouts = reader.take(counts.consents * _CONSENT.size), reader.take(counts.payouts * _ROW_BYTES)
+    charged = _rows(_records(charges, _ROW_BYTES, part))
+    # A charge's consent is found by how many before it bring one: flags end in the last byte of a row.
+    before = bytes(charges[: first_row * _ROW_BYTES][_ROW_BYTES - 1 :: _ROW_BYTES]).count(CHARGE_HAS_CONSENT)
+    given = slice(before, before + sum(row.flags == CHARGE_HAS_CONSENT for row in charged))
+    rows = EpochRows(
+        chain_id=chain_id,
+        ledger=ledger,
+        epoch=epoch,
+        chunks=tuple(_CHUNK.iter_unpack(_records(chunks, _CHUNK.size, part))),
+        charges=charged,
+        consents=_consents(_records(consents, _CONSENT.size, given)),
+        payouts=_rows(_records(payouts, _ROW_BYTES, part)),
+        set_aside=reader.set_aside(counts.set_aside, part),
+    )
+    records = reader.take(counts.receipts * _RECEIPT.size)
     reader.end()
-    page = (_read_receipt(records, index) for index in range(first, min(first + limit, count)))
-    return _document(rows, file_hash, count, page)
+    if given.stop > counts.consents:
+        raise BadEpochFile(f"{counts.consents} consents do not match the flags of the charges")
+    places = range(first_receipt, min(first_receipt + limit, counts.receipts))
+    return EpochPage(rows, counts, tuple(_read_receipt(records, place) for place in places))
+
+
+def _read_header(reader: "_Reader") -> tuple[int, Address, int, EpochCounts]:
+    magic, version, chain_id, ledger, epoch, *counts = _HEADER.unpack(reader.take(_HEADER.size))
+    if magic != MAGIC or version != VERSION:
+        raise BadEpochFile(f"not an epoch file of version {VERSION}")
+    return chain_id, _address(ledger), epoch, EpochCounts(*counts)
 
 
 def _read_rows(reader: "_Reader") -> tuple[EpochRows, int]:
     """Return what comes before the receipts, and how many of them follow."""
-    magic, version, chain_id, ledger, epoch, *counts = _HEADER.unpack(reader.take(_HEADER.size))
-    if magic != MAGIC or version != VERSION:
-        raise BadEpochFile(f"not an epoch file of version {VERSION}")
-    chunks, charges, consents, payouts, set_aside, receipts = counts
+    chain_id, ledger, epoch, counts = _read_header(reader)
     rows = EpochRows(
         chain_id=chain_id,
-        ledger=_address(ledger),
+        ledger=ledger,
         epoch=epoch,
-        chunks=tuple(_CHUNK.iter_unpack(reader.take(chunks * _CHUNK.size))),
-        charges=reader.rows(charges),
-        consents=tuple(
-            ConsentSignature(*consent)
-            for consent in _CONSENT.iter_unpack(reader.take(consents * _CONSENT.size))
-        ),
-        payouts=reader.rows(payouts),
-        set_aside=tuple(reader.set_aside() for _ in range(set_aside)),
+        chunks=tuple(_CHUNK.iter_unpack(reader.take(counts.chunks * _CHUNK.size))),
+        charges=_rows(reader.take(counts.charges * _ROW_BYTES)),
+        consents=_consents(reader.take(counts.consents * _CONSENT.size)),
+        payouts=_rows(reader.take(counts.payouts * _ROW_BYTES)),
+        set_aside=reader.set_aside(counts.set_aside, slice(0, counts.set_aside)),
     )
     _check(rows)
-    return rows, receipts
-
-
-def to_json(file: EpochFile, first: int = 0, limit: int | None = None) -> dict[str, Any]:
-    """Return the file as a JSON object for people, with at most `limit` receipts from the `first` on.
-
-    Money and prices are decimal strings of nano-dollars, hashes `0x…`.
-    """
-    count = len(file.receipt_ids)
-    last = count if limit is None else min(first + limit, count)
-    return _document(file.rows, file.hash, count, map(file.receipt, range(first, last)))
-
-
-def _document(
-    rows: EpochRows, file_hash: bytes, count: int, receipts: Iterable[EpochReceipt]
-) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "hash": to_hex(file_hash),
-        "chain_id": rows.chain_id,
-        "ledger": rows.ledger,
-        "epoch": rows.epoch,
-        "chunks": [{"charges": charges, "payouts": payouts} for charges, payouts in rows.chunks],
-        "charges": _charges_to_json(rows),
-        "payouts": [{"account": row.account, "earned": str(row.amount)} for row in rows.payouts],
-        "set_aside": [
-            {
-                "kind": item.kind.name.lower(),
-                "account": item.row.account,
-                "amount": str(item.row.amount),
-                "reason": item.reason,
-            }
-            for item in rows.set_aside
-        ],
-        "receipt_count": count,
-        "receipts": [_receipt_to_json(rows.domain, receipt) for receipt in receipts],
-    }
-
-
-def _charges_to_json(rows: EpochRows) -> list[dict[str, Any]]:
-    consents = iter(rows.consents)
-    charges: list[dict[str, Any]] = []
-    for row in rows.charges:
-        charge: dict[str, Any] = {"account": row.account, "spent": str(row.amount)}
-        if row.flags & CHARGE_HAS_CONSENT:
-            consent = next(consents)
-            charge["consent"] = {
-                "spent": str(consent.spent),
-                "r": to_hex(consent.r),
-                "vs": to_hex(consent.vs),
-            }
-        charges.append(charge)
-    return charges
-
-
-def _receipt_to_json(domain: Domain, receipt: EpochReceipt) -> dict[str, Any]:
-    return {
-        "id": to_hex(receipt_digest(domain, receipt.signed.receipt)),
-        "paid_by_treasury": bool(receipt.flags & PAID_BY_TREASURY),
-        **receipt_to_json(receipt.signed),
-    }
+    return rows, counts.receipts
 
 
 def _encode_rows(rows: EpochRows, receipt_count: int) -> bytes:
@@ -351,6 +335,27 @@ def _address(raw: bytes) -> Address:
     return Address("0x" + raw.hex())
 
 
+def _records(records: memoryview, size: int, wanted: slice) -> memoryview:
+    """Return the `wanted` ones of records of `size` bytes."""
+    return records[wanted.start * size : wanted.stop * size]
+
+
+def _rows(records: memoryview) -> tuple[Row, ...]:
+    words = records.tobytes()
+    return tuple(unpack_row(words[at : at + _ROW_BYTES]) for at in range(0, len(words), _ROW_BYTES))
+
+
+def _consents(records: memoryview) -> tuple[ConsentSignature, ...]:
+    return tuple(ConsentSignature(*consent) for consent in _CONSENT.iter_unpack(records))
+
+
+def _reason(said: memoryview) -> str:
+    try:
+        return said.tobytes().decode()
+    except UnicodeDecodeError as fault:
+        raise BadEpochFile("a reason is not UTF-8") from fault
+
+
 class _Reader:
     """Takes pieces of a file from its front, never past its end."""
 
@@ -363,19 +368,17 @@ class _Reader:
         piece, self._rest = self._rest[:size], self._rest[size:]
         return piece
 
-    def rows(self, count: int) -> tuple[Row, ...]:
-        words = self.take(count * _ROW_BYTES).tobytes()
-        return tuple(unpack_row(words[at : at + _ROW_BYTES]) for at in range(0, len(words), _ROW_BYTES))
-
-    def set_aside(self) -> SetAside:
-        kind, word, length = _SET_ASIDE.unpack(self.take(_SET_ASIDE.size))
-        if kind not in (RowKind.CHARGE, RowKind.PAYOUT) or length > MAX_REASON_BYTES:
-            raise BadEpochFile(f"a set-aside row of kind {kind} with a reason of {length} bytes")
-        try:
-            reason = self.take(length).tobytes().decode()
-        except UnicodeDecodeError as fault:
-            raise BadEpochFile("a reason is not UTF-8") from fault
-        return SetAside(RowKind(kind), unpack_row(word), reason)
+    def set_aside(self, count: int, wanted: slice) -> tuple[SetAside, ...]:
+        """Take `count` set-aside rows, and return the `wanted` ones of them."""
+        found = []
+        for index in range(count):
+            kind, word, length = _SET_ASIDE.unpack(self.take(_SET_ASIDE.size))
+            if kind not in (RowKind.CHARGE, RowKind.PAYOUT) or length > MAX_REASON_BYTES:
+                raise BadEpochFile(f"a set-aside row of kind {kind} with a reason of {length} bytes")
+            said = self.take(length)
+            if wanted.start <= index < wanted.stop:
+                found.append(SetAside(RowKind(kind), unpack_row(word), _reason(said)))
+        return tuple(found)
 
     def end(self) -> None:
         if self._rest:

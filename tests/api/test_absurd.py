@@ -67,7 +67,11 @@ NESTED = {
         ("response_format", "type"),
     )
 }
-QUERIES = {"/v1/receipts": ("limit", "after"), "/v1/epochs/0": ("first_receipt",), "/verify": ("token",)}
+QUERIES = {
+    "/v1/receipts": ("limit", "after"),
+    "/v1/epochs/0": ("first_receipt", "first_row"),
+    "/verify": ("token",),
+}
 PLACES = ["%00", "%ff", "%F0%9F%98%80", "..%2f..%2fkeys", "0x" + "00" * 32, "0x" + "f" * 3000, *NUMBERS[:12]]
 
 

@@ -136,7 +136,15 @@ def test_a_page_of_an_epoch_is_a_page_of_its_file(settled: Settled) -> None:
     with settled.server.http() as http:
         path = f"/v1/epochs/{settled.epoch}"
         whole = http.get(path).json()["file"]["receipts"]
-        for first in range(4):
-            told = http.get(path, params={"first_receipt": first}).json()["file"]
-            assert (told["receipts"], told["receipt_count"]) == (whole[first:], 2)
-        assert http.get(path, params={"first_receipt": 2**63 - 1}).json()["file"]["receipts"] == []
+        for first in (0, 1, 99):
+            told = http.get(path, params={"first_receipt": first, "first_row": first}).json()["file"]
+            assert (told["receipts"], told["receipt_count"]) == (whole, 2)
+            assert (told["first_receipt"], told["first_row"]) == (0, 0)
+            assert (told["charge_count"], told["payout_count"]) == (
+                len(told["charges"]),
+                len(told["payouts"]),
+            )
+        for name in ("first_receipt", "first_row"):
+            for first in (100, 2**63 - 1):
+                beyond = http.get(path, params={name: first})
+                assert (beyond.status_code, beyond.json()["error"]["code"]) == (404, "not_found")

@@ -11,7 +11,8 @@ from scripts import vector_samples as samples
 from tallystick.protocol import frames
 from tallystick.protocol.commitments import hello_digest, parameters_hash, prompt_commitment
 from tallystick.protocol.eip712 import acknowledgement_digest, consent_digest, receipt_digest, taken_digest
-from tallystick.protocol.epochfile import BadEpochFile, decode_epoch, encode_epoch, to_json
+from tallystick.protocol.epochfile import BadEpochFile, decode_epoch, encode_epoch
+from tallystick.protocol.epochjson import to_json
 from tallystick.protocol.frames import AnyFrame, BadFrame, decode_frames, encode_frames
 from tallystick.protocol.ids import ReceiptId
 from tallystick.protocol.keys import BadSignature, from_compact, recover, to_compact

@@ -22,14 +22,18 @@ from marketplace.domain.errors import NotFound
 from marketplace.storage.database import Database
 from marketplace.storage.queries import published
 from marketplace.storage.tables import EpochRow
-from tallystick.protocol.epochfile import page_to_json
+from tallystick.protocol.epochfile import page_of
+from tallystick.protocol.epochjson import page_to_json
 from tallystick.protocol.ids import to_hex
 
 LISTED: Final = 50
-RECEIPTS_SHOWN: Final = 100
+SHOWN: Final = 100
+"""Rows of a kind, and receipts, in a page; pages begin at its multiples, so that there are few of them."""
 MOST: Final = 2**63 - 1
-PAGES_KEPT: Final = 32
+BYTES_KEPT: Final = 8 * 1024 * 1024
+"""What the remembered pages have together; one has up to 300 KB."""
 READ_AT_ONCE: Final = 2
+STARTS: Final = ("first_row", "first_receipt")
 FOR_EVER: Final = "public, max-age=31536000, immutable"
 BINARY: Final = "application/octet-stream"
 FindFile = Callable[[bytes], Path]
@@ -49,18 +53,21 @@ def epoch_routes(gate: Gate, database: Database, find_file: FindFile) -> list[Ba
     async def one(request: Request) -> Response:
         gate.stranger(request)
         number = count(request.path_params["number"], "epoch", most=MOST)
-        first = count(request.query_params.get("first_receipt", "0"), "first_receipt", most=MOST)
+        starts = _start(request, STARTS[0]), _start(request, STARTS[1])
         row = await database.read(lambda session: published.find_epoch(session, number))
         path = None if row is None else find_file(row.file_hash)
         if row is None or path is None or not path.is_file():
             raise NotFound(f"Epoch {number} was not settled: nothing was due in it, or it is not over.")
         is_binary = BINARY in request.headers.get("accept", "")
-        headers = _cache_headers(row, "" if is_binary else f"-{row.state}-{first}")
+        headers = _cache_headers(row, "" if is_binary else f"-{row.state}-{starts[0]}-{starts[1]}")
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
         if is_binary:
             return FileResponse(path, media_type=BINARY, headers=headers)
-        content = await pages.read(path, row.file_hash, first)
+        try:
+            content = await pages.read(path, row.file_hash, starts)
+        except IndexError as error:
+            raise NotFound(f"Epoch {number} has no such page: {error}.") from error
         body = msgspec.json.encode(epoch_object(row) | {"file": content})
         return Response(body, 200, headers, "application/json")
 
@@ -94,27 +101,48 @@ def _cache_headers(row: EpochRow, form: str) -> dict[str, str]:
     return {"etag": f'"{row.file_hash.hex()}{form}"', "cache-control": keep, "vary": "accept"}
 
 
+def _start(request: Request, name: str) -> int:
+    """Return where the page begins that has the row, or receipt, which a query names."""
+    asked = count(request.query_params.get(name, "0"), name, most=MOST)
+    return asked - asked % SHOWN
+
+
+_Starts = tuple[int, int]
+
+
 class _Pages:
     """Pages of epoch files; the last few are remembered as they are sent."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[bytes, int], msgspec.Raw] = OrderedDict()
+        self._known: OrderedDict[tuple[bytes, _Starts], msgspec.Raw] = OrderedDict()
+        self._bytes = 0
         self._reading = asyncio.Semaphore(READ_AT_ONCE)
 
-    async def read(self, path: Path, file_hash: bytes, first: int) -> msgspec.Raw:
-        """Return the JSON of a file's rows and of its receipts from `first` on."""
-        key = (file_hash, first)
+    async def read(self, path: Path, file_hash: bytes, starts: _Starts) -> msgspec.Raw:
+        """Return the JSON of a page, by where its rows and its receipts start.
+
+        Raises IndexError if the file has none there.
+        """
+        key = (file_hash, starts)
         async with self._reading:
             if key not in self._known:
-                self._known[key] = await asyncio.to_thread(_page, path, file_hash, first)
-        page = self._known[key]
+                page = await asyncio.to_thread(_page, path, file_hash, starts)
+                self._keep(key, page)
+                return page
         self._known.move_to_end(key)
-        while len(self._known) > PAGES_KEPT:
-            self._known.popitem(last=False)
-        return page
+        return self._known[key]
+
+    def _keep(self, key: tuple[bytes, _Starts], page: msgspec.Raw) -> None:
+        earlier = self._known.pop(key, None)  # somebody else may have read it meanwhile
+        self._bytes += len(bytes(page)) - (0 if earlier is None else len(bytes(earlier)))
+        self._known[key] = page
+        while self._bytes > BYTES_KEPT:
+            _, oldest = self._known.popitem(last=False)
+            self._bytes -= len(bytes(oldest))
 
 
-def _page(path: Path, file_hash: bytes, first: int) -> msgspec.Raw:
+def _page(path: Path, file_hash: bytes, starts: _Starts) -> msgspec.Raw:
     with path.open("rb") as file:
         data = mmap(file.fileno(), 0, access=ACCESS_READ)
-    return msgspec.Raw(msgspec.json.encode(page_to_json(data, file_hash, first, RECEIPTS_SHOWN)))
+    page = page_to_json(page_of(data, *starts, SHOWN), file_hash)
+    return msgspec.Raw(msgspec.json.encode(page | dict(zip(STARTS, starts, strict=True))))

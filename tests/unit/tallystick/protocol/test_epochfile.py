@@ -20,8 +20,9 @@ from tallystick.protocol.epochfile import (
     SetAside,
     decode_epoch,
     encode_epoch,
-    to_json,
+    page_of,
 )
+from tallystick.protocol.epochjson import page_to_json, to_json
 from tallystick.protocol.hashing import keccak256, keccak256_of
 from tallystick.protocol.ids import Address, to_hex
 from tallystick.protocol.receipts import Receipt, SignedReceipt
@@ -255,3 +256,28 @@ def test_the_rendering_says_who_pays_and_pages_through_the_receipts() -> None:
     for index in (-1, 2):
         with pytest.raises(IndexError):
             file.receipt(index)
+
+
+@given(epochs(), st.integers(1, 4))
+def test_the_pages_of_a_file_make_the_whole(made: tuple[EpochRows, list[EpochReceipt]], limit: int) -> None:
+    rows, taken = made
+    data = encoded(rows, taken)
+    whole = to_json(decode_epoch(data))
+    rows_there = max(2, len(rows.charges), len(rows.payouts), len(rows.set_aside))
+    starts = [(at, 0) for at in range(0, rows_there, limit)]
+    starts += [(0, at) for at in range(limit, len(taken), limit)]
+    pages = [page_to_json(page_of(data, *start, limit), bytes(32)) for start in starts]
+    for kind in ("chunks", "charges", "payouts", "set_aside"):
+        on_pages = [page[kind] for page, start in zip(pages, starts, strict=True) if start[1] == 0]
+        assert [row for some in on_pages for row in some] == whole[kind]
+        assert all(len(some) <= limit for some in on_pages)
+    listed = [page["receipts"] for page, start in zip(pages, starts, strict=True) if start[0] == 0]
+    assert [one for some in listed for one in some] == whole["receipts"]
+    assert {(page["charge_count"], page["receipt_count"]) for page in pages} == {
+        (len(rows.charges), len(taken))
+    }
+    for beyond in ((rows_there, 0), (0, max(1, len(taken)))):
+        with pytest.raises(IndexError):
+            page_of(data, *beyond, limit)
+    with pytest.raises(BadEpochFile):
+        page_of(data[:-1], 0, 0, limit)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from scripts import vectors
-from tallystick.protocol import epochfile, merkle, rows
+from tallystick.protocol import epochfile, epochjson, merkle, rows
 from tallystick.protocol.frames import AnyFrame, BadFrame, decode_frames, encode_frames
 from tallystick.protocol.ids import to_hex
 from tallystick.protocol.keys import from_compact, recover
@@ -115,5 +115,5 @@ def test_every_epoch_file_decodes_to_its_rendering() -> None:
     for entry in load("epochfile.json")["files"]:
         file = epochfile.decode_epoch(raw(entry["data"]))
         assert to_hex(file.hash) == entry["hash"]
-        assert epochfile.to_json(file) == entry["json"]
+        assert epochjson.to_json(file) == entry["json"]
         assert to_hex(merkle.receipt_tree(file.receipt_ids).root) == entry["receiptsRoot"]
