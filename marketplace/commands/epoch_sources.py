@@ -22,14 +22,17 @@ class EpochSources:
         self._addresses = [one.rstrip("/") for one in sources if one.startswith(("http://", "https://"))]
         self._paths = [Path(one) for one in sources if not one.startswith(("http://", "https://"))]
 
-    async def bring(self, number: int, file_hash: bytes) -> None:
-        """Look for the file of an epoch everywhere, and stop when it is there. Raises CommandFailed."""
+    async def bring(self, number: int, file_hash: bytes, most: int) -> None:
+        """Look for the file of an epoch everywhere, and stop when it is there. Raises CommandFailed.
+
+        What is longer than `most` bytes is not it, and is read no further.
+        """
         places = chain(
             (_read(path) for path in self._candidates(file_hash)),
             (_fetched(f"{address}/epochs/{number}") for address in self._addresses),
         )
         for pieces in places:
-            staged = self._files.stage(pieces)
+            staged = self._files.stage(_up_to(pieces, most))
             if staged.hash == file_hash:
                 self._files.keep(staged)
                 return
@@ -45,6 +48,16 @@ class EpochSources:
                 yield path if path.is_file() else named
             else:
                 yield from sorted(one for one in path.iterdir() if one.is_file())
+
+
+def _up_to(pieces: Iterator[bytes], most: int) -> Iterator[bytes]:
+    """Give the pieces until they are more than `most` bytes together."""
+    left = most
+    for piece in pieces:
+        if len(piece) > left:
+            return
+        left -= len(piece)
+        yield piece
 
 
 def _read(path: Path) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from marketplace.domain.errors import Refused
+from marketplace.domain.errors import Broken, Refused
 from marketplace.domain.ports.chain import Cashed, Chain
 from marketplace.domain.ports.stake import StakeBook
 from marketplace.domain.ports.witness import ClosedEpoch, Witness
@@ -22,7 +22,7 @@ from marketplace.storage.queries import accounts
 from marketplace.storage.queries.settlement import P
 from tallystick.audit_secrets import audit_secret, audit_secret_hash
 from tallystick.protocol.eip712 import Domain
-from tallystick.protocol.epochfile import EpochFile
+from tallystick.protocol.epochfile import RECEIPT_BYTES, EpochFile
 from tallystick.protocol.ids import Address, to_hex
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.merkle import root_of
@@ -30,12 +30,14 @@ from tallystick.protocol.money import NanoUsd
 
 UNKNOWN_SECRET: Final = bytes(32)
 """In place of the next audit secret where the key that makes it is not here any more."""
-BringFile = Callable[[int, bytes], Awaitable[None]]
-"""Try to bring the file of an epoch (number, hash) into the folder of epoch files."""
+BringFile = Callable[[int, bytes, int], Awaitable[None]]
+"""Try to bring the file of an epoch (number, hash, bytes at most) into the folder of epoch files."""
+ROWS_BYTES: Final = 1 << 30
+"""More than the rows of any epoch take in its file; how many receipts it has is on the chain."""
 
 
 class EpochFileMissing(Refused):
-    """A closed epoch's file is nowhere."""
+    """A closed epoch's file is nowhere, or damaged wherever it is."""
 
     code = "epoch_file_missing"
 
@@ -115,20 +117,30 @@ class CatchUp:
         return CaughtUp(tuple(entered), beyond)
 
     async def _file(self, number: int, closed: ClosedEpoch) -> EpochFile:
-        if not self._files.has(closed.file_hash):
-            await self._bring(number, closed.file_hash)
-        if not self._files.has(closed.file_hash):
+        file = await asyncio.to_thread(self._usable, closed.file_hash)
+        if file is None:
+            most = closed.receipt_count * RECEIPT_BYTES + ROWS_BYTES
+            await self._bring(number, closed.file_hash, most)
+            file = await asyncio.to_thread(self._usable, closed.file_hash)
+        if file is None:
+            flaw = "is damaged" if self._files.has(closed.file_hash) else "is not here"
             raise EpochFileMissing(
-                f"the file of epoch {number} is not here. Whoever has downloaded it can give it (tallystick "
-                f"epoch download {number}); name it, its folder or a coordinator's address with --from. Its "
-                f"hash is {to_hex(closed.file_hash)}; it belongs to {self._files.path(closed.file_hash)}"
+                f"the file of epoch {number} {flaw}. Whoever has downloaded it can give it (tallystick epoch "
+                f"download {number}); name it, its folder or a coordinator's address with --from. Its hash is "
+                f"{to_hex(closed.file_hash)}; it belongs to {self._files.path(closed.file_hash)}"
             )
-        file = await asyncio.to_thread(self._files.load, closed.file_hash)
         ids = file.receipt_ids
         is_same = (file.rows.domain, file.rows.epoch) == (self._market.domain, number)
         if not is_same or len(ids) != closed.receipt_count or root_of(ids) != closed.receipts_root:
             raise OtherMarket(f"the file of epoch {number} has other receipts than those under its root")
         return file
+
+    def _usable(self, file_hash: bytes) -> EpochFile | None:
+        """Return what the file says that is here, None for one that is not, or that was cut off or changed."""
+        try:
+            return self._files.load(file_hash) if self._files.has(file_hash) else None
+        except Broken:
+            return None
 
     async def _cheques(self, last: int) -> Sequence[Cashed]:
         events = await self._chain.events(self._market.first_block, last)

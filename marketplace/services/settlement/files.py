@@ -102,15 +102,19 @@ class EpochFiles:
         return self.keep(self.stage(pieces))
 
     def stage(self, pieces: Iterable[bytes]) -> Staged:
-        """Write a file under a passing name, durably; `keep` gives it its own."""
+        """Write a file under a passing name, durably; `keep` gives it its own. What fails leaves nothing."""
         staged, digest = self.passing("epoch"), new_keccak256(b"")
         source = iter(pieces)
-        with staged.open("wb") as file:
-            while some := b"".join(islice(source, PIECES_AT_ONCE)):
-                digest.update(some)
-                file.write(some)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with staged.open("wb") as file:
+                while some := b"".join(islice(source, PIECES_AT_ONCE)):
+                    digest.update(some)
+                    file.write(some)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            staged.unlink(missing_ok=True)
+            raise
         return Staged(staged, digest.digest())
 
     def keep(self, staged: Staged) -> bytes:

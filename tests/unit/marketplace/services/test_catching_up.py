@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from os import truncate
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 
 from marketplace.chain.witness import EvmWitness
+from marketplace.commands.epoch_sources import EpochSources
 from marketplace.domain.ports.stake import NodeStake
 from marketplace.services.audit_books import audit_books
 from marketplace.services.audit_chain import audit_chain
 from marketplace.services.audit_epochs import audit_closings, audit_epochs
 from marketplace.services.audit_events import audit_events
 from marketplace.services.catching_up import CatchUp, CaughtUp, Market
-from marketplace.services.catching_up.service import OtherMarket
+from marketplace.services.catching_up.service import EpochFileMissing, OtherMarket
 from marketplace.services.keeping import copy_database
 from marketplace.services.ledger.credit import TreasuryShort
 from marketplace.services.ledger.recovery import FORGOTTEN_ID
@@ -48,15 +51,11 @@ class Lost:
     spent: dict[str, int]
     earned: int
 
-    async def catch_up(self) -> CaughtUp:
+    async def catch_up(self, *sources: str) -> CaughtUp:
         """Learn what was settled, as the command does."""
         town, driver = self.town, self.town.driver
         assert isinstance(driver, EvmDriver)
         place = driver.market.deployment
-
-        async def nowhere(_number: int, _hash: bytes) -> None:
-            return
-
         return await CatchUp(
             town.database,
             driver.chain,
@@ -66,7 +65,7 @@ class Lost:
             town.files,
             Market(driver.domain, place.genesis, place.deployed_block, CONFIRMATIONS),
             anvil_key(COORDINATOR),
-            nowhere,
+            EpochSources(town.files, sources).bring,
         ).run()
 
     async def check(self) -> None:
@@ -154,8 +153,13 @@ async def test_books_of_another_market_learn_nothing(lost: Lost) -> None:
         await lost.catch_up()
 
 
-async def test_what_was_settled_is_in_the_books_again(lost: Lost) -> None:
-    done = await lost.catch_up()
+async def test_what_was_settled_is_in_the_books_again(lost: Lost, tmp_path: Path) -> None:
+    mirror = copytree(lost.town.files.folder, tmp_path / "mirror")
+    for path in lost.town.files.folder.iterdir():
+        truncate(path, 50)
+    with pytest.raises(EpochFileMissing, match="is damaged"):
+        await lost.catch_up()
+    done = await lost.catch_up(str(mirror))
     assert len(done.epochs) == 2
     assert done.beyond == {}
     made = lost.town
