@@ -113,7 +113,8 @@ class Parts:
             settings.smtp_url.get_secret_value(), settings.data_dir / "mail", settings.mail_from
         )
         self.accounts = Accounts(self.database, self.clock, mailer, rules)
-        self.balances = Balances(self.database, settings.unsigned_allowance)
+        self.hold_terms = HoldTerms(settings.unsigned_allowance, settings.unsigned_daily)
+        self.balances = Balances(self.database, self.hold_terms, self.clock)
         limits = LimitRules(
             key=Rate(settings.key_requests_per_minute, settings.key_burst),
             address=Rate(settings.address_requests_per_minute, settings.address_burst),
@@ -133,7 +134,7 @@ class Parts:
             rows_per_chunk=settings.rows_per_chunk,
             confirmations=settings.confirmations,
         )
-        till = Till(self.database, HoldTerms(settings.unsigned_allowance, settings.unsigned_daily))
+        till = Till(self.database, self.hold_terms)
         taker = Taker(place.ledger_domain, self.side.key, settings.maturity_lag_ms, self.terms.promised_epoch)
         self.goodwill = Goodwill(self.clock, settings.goodwill_daily)
         late = LateBook(

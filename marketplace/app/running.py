@@ -1,5 +1,6 @@
 """In what order a coordinator starts and stops."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -17,6 +18,7 @@ from marketplace.services.catalog import Catalog, CatalogLimits, read_catalog_fi
 from marketplace.services.goodwill import DAY_MS
 from marketplace.services.ledger import ensure_treasury
 from marketplace.services.maturity import release_orphans
+from marketplace.services.pruning import sweep_leftovers
 from marketplace.services.settlement.behind import check_not_behind
 from marketplace.settings import Settings
 from marketplace.storage.database import Database
@@ -41,6 +43,7 @@ class Coordinator(Parts):
             stack.push_async_callback(self.accounts.close)
             await self._open_treasury()
             await release_orphans(self.database)
+            await asyncio.to_thread(sweep_leftovers, self.files.folder, self.clock.now_ms())
             await self.back_office.prepare()
             await check_not_behind(self.database, self.chain)
             await self.nodes.see_suspensions()

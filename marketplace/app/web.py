@@ -67,7 +67,11 @@ def _routes(parts: Parts) -> list[BaseRoute]:
         parts.market, parts.catalog, parts.gate.caller, parts.repeats, parts.settings.default_max_tokens
     )
     terms = MarketTerms(
-        place, parts.settings.rpc_url or place.rpc_url, parts.settings.fee_bps, parts.side.is_local
+        place,
+        parts.settings.rpc_url or place.rpc_url,
+        parts.settings.fee_bps,
+        parts.side.is_local,
+        parts.settings.accept_jobs,
     )
     proofs = EpochProofs(parts.database, parts.files)
 

@@ -22,7 +22,7 @@ from marketplace.services.keeping import (
     unpacked,
     write_archive,
 )
-from marketplace.services.pruning import Pruned, prune
+from marketplace.services.pruning import Pruned, prune, sweep_leftovers
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.settings import Settings
 from marketplace.storage.ownership import sole_owner
@@ -168,7 +168,9 @@ def moment(text: str) -> datetime:
 
 async def _prune(settings: Settings, before: int) -> Pruned:
     async with open_books(settings) as books:
-        return await prune(books, EpochFiles(settings.data_dir / "epochs"), before)
+        files = EpochFiles(settings.data_dir / "epochs")
+        await asyncio.to_thread(sweep_leftovers, files.folder, now_ms())
+        return await prune(books, files, before)
 
 
 def _told(pruned: Pruned, until: datetime) -> dict[str, Any]:

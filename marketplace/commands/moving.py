@@ -3,8 +3,9 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
+import httpx
 import typer
 
 from marketplace.commands.books import DataDir, local_settings, open_books
@@ -13,11 +14,20 @@ from marketplace.commands.opened import now_ms, read_books
 from marketplace.domain.errors import MarketError
 from marketplace.services import winding
 from marketplace.settings import Settings
-from marketplace.storage.ownership import sole_owner
+from marketplace.storage.ownership import BooksTaken, sole_owner
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
 from tallystick.protocol.money import NanoUsd, format_usd
 
 __all__ = ["app"]
+
+PATIENCE_SECONDS: Final = 10
+_WAIT: Final = "wait, with a coordinator that takes no new jobs, and look again"
+_NEXT: Final[dict[bool | None, str]] = {
+    False: "everybody takes what is theirs (docs/operations.md)",
+    True: "restart the coordinator with TALLYSTICK_ACCEPT_JOBS=false",
+    None: "say where the coordinator of these books answers: set TALLYSTICK_PUBLIC_URL or TALLYSTICK_PORT",
+}
+"""What to do if the coordinator takes no jobs (and nothing is open any more), takes some, or does not say."""
 
 
 @app.command("wind-down")
@@ -25,14 +35,33 @@ __all__ = ["app"]
 def wind_down(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Say what is still open in the books of contracts that are to be left. Exit code 0 once nothing is.
 
-    Run the coordinator with TALLYSTICK_ACCEPT_JOBS=false until then (docs/operations.md).
+    Run the coordinator with TALLYSTICK_ACCEPT_JOBS=false until then (docs/operations.md): one that takes new
+    jobs is not wound down.
 
     Example: tallystick coordinator wind-down
     """
-    left = read_books(data_dir, winding.remaining)
-    show(_told(left), as_json, facts)
-    if not left.is_wound_down:
+    settings = local_settings(data_dir)
+    left, accepts = read_books(data_dir, winding.remaining), accepts_jobs(settings)
+    is_down = left.is_wound_down and accepts is False
+    told = {"wound_down": is_down, "accepts_jobs": accepts} | _told(left)
+    is_waiting = accepts is False and not left.is_wound_down
+    show(told | {"next": _WAIT if is_waiting else _NEXT[accepts]}, as_json, facts)
+    if not is_down:
         raise typer.Exit(1)
+
+
+def accepts_jobs(settings: Settings) -> bool | None:
+    """Return whether a coordinator runs on the books and takes new jobs; None if it does not say."""
+    try:
+        with sole_owner(settings.books_url):
+            return False
+    except BooksTaken:
+        pass
+    try:
+        answer = httpx.get(f"{settings.address}/v1/market", timeout=PATIENCE_SECONDS)
+        return bool(answer.raise_for_status().json()["accepts_jobs"])
+    except (httpx.HTTPError, ValueError, KeyError):
+        return None
 
 
 @app.command("carry-over")
@@ -89,4 +118,4 @@ def _told(left: winding.Remaining) -> dict[str, Any]:
     told = asdict(left)
     amounts = ("owed", "unconsented", "credit")
     usd = {f"{name}_usd": format_usd(NanoUsd(told.pop(name))) for name in amounts}
-    return {"wound_down": left.is_wound_down} | told | usd
+    return told | usd

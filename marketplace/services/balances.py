@@ -7,6 +7,8 @@ from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
 from marketplace.domain.errors import NotFound
+from marketplace.domain.ports.clock import Clock
+from marketplace.services import ledger
 from marketplace.storage.database import Database
 from marketplace.storage.queries import accounts
 from marketplace.storage.queries.jobs import RUNNING, J
@@ -63,29 +65,32 @@ class OperatorStatement:
 
 
 class Balances:
-    """Statements. `unsigned_allowance` is how far a wallet may run ahead of its signatures."""
+    """Statements, under the terms on which wallets may run ahead of their signatures."""
 
-    def __init__(self, database: Database, unsigned_allowance: NanoUsd) -> None:
+    def __init__(self, database: Database, terms: ledger.HoldTerms, clock: Clock) -> None:
         self._database = database
-        self._allowance = unsigned_allowance
+        self._terms = terms
+        self._clock = clock
 
     async def statement(self, account_id: str) -> BalanceStatement:
         """Return the account's statement. Raises NotFound."""
-        return await self._database.read(lambda session: statement(session, account_id, self._allowance))
+        now = self._clock.now_ms()
+        return await self._database.read(lambda session: statement(session, account_id, self._terms, now))
 
     async def operator_statement(self, address: Address) -> OperatorStatement:
         """Return what the account at `address` has earned. Raises NotFound if it never did anything here."""
         return await self._database.read(lambda session: operator_statement(session, address))
 
 
-def statement(session: Session, account_id: str, allowance: NanoUsd) -> BalanceStatement:
-    """Return the account's statement. Raises NotFound."""
+def statement(session: Session, account_id: str, terms: ledger.HoldTerms, now: int) -> BalanceStatement:
+    """Return the account's statement at `now` (ms). Raises NotFound."""
     account = accounts.find(session, account_id)
     if account is None:
         raise NotFound(f"There is no account {account_id!r}.", code="account_not_found")
     free = max(0, account.balance - account.held - account.requested)
     available = free
     if account.kind == AccountKind.WALLET:
+        allowance = ledger.unsigned_allowance(session, account, terms, now)
         right = max(account.authorized, account.consented) + allowance - account.spent - account.held
         available = max(0, min(free, right))
     elif account.kind == AccountKind.TREASURY:

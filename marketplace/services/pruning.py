@@ -6,8 +6,10 @@ together their sums. A receipt whose file is missing or damaged stays.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from sqlalchemy.orm import Session
@@ -19,6 +21,8 @@ from marketplace.storage.queries import pruning as queries
 from marketplace.storage.tables import EpochRow
 from tallystick.protocol.merkle import receipt_tree
 
+LEFTOVER_MS: Final = 600_000
+"""A file that is being written changes more often than that, also by a process that is not seen from here."""
 JOBS_A_WRITE: Final = 200
 """So many at a time, so that the holds of the present do not wait."""
 
@@ -48,6 +52,29 @@ async def prune(database: Database, files: EpochFiles, before: int) -> Pruned:
         jobs += len(batch)
         after = batch[-1]
     return Pruned(receipts, jobs, len(whole), tuple(kept))
+
+
+def sweep_leftovers(folder: Path, now_ms: int) -> int:
+    """Remove what processes that were killed had begun to write into the epochs' folder; return how many."""
+    left = [
+        path
+        for path in folder.glob("*.new")
+        if now_ms - path.stat().st_mtime * 1000 > LEFTOVER_MS and not _is_alive(path.stem.rpartition("-")[2])
+    ]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
+
+
+def _is_alive(process: str) -> bool:
+    """Return whether a process of this number runs; its name is in that of the file that it writes."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def flaw_of_file(files: EpochFiles, epoch: EpochRow) -> str:

@@ -3,12 +3,14 @@
 import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
+from textwrap import wrap
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from tallystick.protocol.money import NanoUsd, format_usd
 
@@ -18,6 +20,7 @@ T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 ADDRESS_SHOWN = 12
+LEAST_ROOM = 20
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
 
@@ -34,14 +37,37 @@ def show(result: Any, as_json: bool, render: Callable[[Any], Any]) -> None:
         console.print(render(result))
 
 
-def facts(pairs: dict[str, Any]) -> Table:
-    """Return a two-column table of names and values."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")
-    for name, value in pairs.items():
-        table.add_row(name.replace("_", " "), escape(_words(value)))
-    return table
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Names and values in two columns. Sentences are wrapped; a word that is too long for its column, such as
+    a hash, stays whole, so that it can be copied."""
+
+    pairs: dict[str, Any]
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
+        """Give a line of text for each line."""
+        indent = max((len(name) for name in self.pairs), default=0) + 2
+        room = max(LEAST_ROOM, options.max_width - indent)
+        for name, value in self.pairs.items():
+            head = Text(f"{name.replace('_', ' '):<{indent}}", style="dim", end="")
+            for line in _wrapped(_words(value), room) or [""]:
+                yield head
+                yield Text(line, no_wrap=True, overflow="ignore")
+                head = Text(" " * indent, end="")
+
+
+def _wrapped(text: str, room: int) -> list[str]:
+    """Return lines of words; one that has no room in a line has a longer line to itself."""
+    return [
+        line
+        for said in text.splitlines()
+        for line in wrap(said, room, break_long_words=False, break_on_hyphens=False)
+    ]
+
+
+def facts(pairs: dict[str, Any]) -> Facts:
+    """Return two columns of names and values."""
+    return Facts(pairs)
 
 
 def short(identifier: str) -> str:

@@ -54,7 +54,7 @@ async def check_epoch(epoch: int, data: bytes | mmap, market: MarketInfo, chain:
         Check(
             "root",
             found == root,
-            f"{len(file.receipt_ids)} receipts give {to_hex(found)}, the chain has {to_hex(root)}",
+            f"its receipts ({len(file.receipt_ids)}) give {to_hex(found)}, the chain has {to_hex(root)}",
         )
     )
     checks.append(check_receipts(file))

@@ -49,6 +49,11 @@ def works(client: OpenAI) -> bool:
         return False
 
 
+def port(server: Server) -> str:
+    """Return where a coordinator listens."""
+    return str(server.parts.settings.port)
+
+
 def wallet_key(server: Server, address: str) -> str:
     """Return an API key of a wallet whose deposit the coordinator has seen."""
     until(lambda: address in {one["who"] for one in run(server, "accounts", "list")["accounts"]})
@@ -80,6 +85,14 @@ def test_a_market_moves_to_new_contracts(tmp_path: Path) -> None:
             server.quiet()
         assert run(first, "coordinator", "wind-down", code=1)
 
+        with a_server(old, first, **SETTINGS) as server:
+            # Nothing may be open at this moment, but more can come at any.
+            told = run(server, "coordinator", "wind-down", code=1, TALLYSTICK_PORT=port(server))
+            assert (told["wound_down"], told["accepts_jobs"]) == (False, True)
+            assert "ACCEPT_JOBS" in told["next"]
+            told = run(server, "coordinator", "wind-down", code=1, TALLYSTICK_PORT="1")
+            assert (told["wound_down"], told["accepts_jobs"]) == (False, None)
+
         with a_server(old, first, **SETTINGS, accept_jobs=False) as server:
             with server.openai(by_email) as client, pytest.raises(openai.APIStatusError, match="no new jobs"):
                 ask(client, "hello")
@@ -89,6 +102,8 @@ def test_a_market_moves_to_new_contracts(tmp_path: Path) -> None:
                 lambda: old.background.do(old.market.mine()) or server.read(winding.remaining).is_wound_down
             )
             assert server.read(audit_books).findings == ()
+            told = run(server, "coordinator", "wind-down", TALLYSTICK_PORT=port(server))
+            assert (told["wound_down"], told["accepts_jobs"]) == (True, False)
         told = run(first, "coordinator", "wind-down")
         assert (told["wound_down"], told["owed_usd"], told["unconsented_usd"]) == (True, "0.00", "0.00")
 

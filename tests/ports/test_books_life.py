@@ -50,7 +50,7 @@ async def test_the_schema_is_that_of_the_tables(books_url: str) -> None:
 async def test_a_whole_life(database: Database) -> None:
     clock, postbox = ManualClock(NOW), Postbox()
     people, ring = Accounts(database, clock, postbox, RULES), KeyRing(database, clock)
-    balances = Balances(database, TERMS.unsigned_allowance)
+    balances = Balances(database, TERMS, clock)
     await database.write(lambda session: ledger.ensure_treasury(session, TREASURY, NOW))
     await database.write(lambda session: ledger.credit_deposit(session, TREASURY, NanoUsd(2 * USD), "t", NOW))
 

@@ -21,12 +21,14 @@ from tallystick.protocol.money import format_price
 
 @dataclass(frozen=True, slots=True)
 class MarketTerms:
-    """What does not change while the coordinator runs. `is_local` shows the chain's RPC to everybody."""
+    """What does not change while the coordinator runs. `is_local` shows the chain's RPC to everybody;
+    `accepts_jobs` is False before a move to other contracts."""
 
     deployment: Deployment
     rpc_url: str
     fee_bps: int
     is_local: bool
+    accepts_jobs: bool = True
 
 
 def market_routes(
@@ -85,6 +87,7 @@ def market_object(terms: MarketTerms, now: int) -> dict[str, Any]:
         "treasury": place.owner,
         "fee_bps": terms.fee_bps,
         "local": terms.is_local,
+        "accepts_jobs": terms.accepts_jobs,
         "epoch": {
             "number": epoch,
             "length_seconds": place.epoch_length,

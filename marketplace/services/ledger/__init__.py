@@ -25,7 +25,7 @@ from marketplace.services.ledger.deposits import (
     undo_deposit,
     undo_withdrawal,
 )
-from marketplace.services.ledger.holds import HoldTerms, expire_holds, open_hold
+from marketplace.services.ledger.holds import HoldTerms, expire_holds, open_hold, unsigned_allowance
 from marketplace.services.ledger.maturity import mature
 from marketplace.services.ledger.settled import (
     mark_charge_settled,
@@ -60,4 +60,5 @@ __all__ = [
     "treasury_advance",
     "undo_deposit",
     "undo_withdrawal",
+    "unsigned_allowance",
 ]

@@ -18,6 +18,7 @@ from marketplace.domain.errors import (
 )
 from marketplace.domain.jobs import AcceptedJob, JobState
 from marketplace.storage.queries import accounts, jobs, keys
+from marketplace.storage.tables import Account
 from tallystick.protocol.ids import JobId
 from tallystick.protocol.money import NanoUsd
 
@@ -69,10 +70,26 @@ def _hold_unsigned(session: Session, job: AcceptedJob, terms: HoldTerms) -> None
     account_id, now = job.request.account_id, job.accepted_at_ms
     if not accounts.hold(session, account_id, job.hold, terms.unsigned_allowance):
         raise _why_not(session, account_id, job.hold, terms)
-    if not accounts.begin_unsigned(session, account_id, now) or terms.unsigned_daily is None:
+    if not accounts.begin_unsigned(session, account_id, now):
         return
-    if accounts.unsigned_since(session, now - DAY_MS) * terms.unsigned_allowance > terms.unsigned_daily:
+    if not _fits_the_day(session, terms, now):
         raise UnsignedBudgetSpent()
+
+
+def unsigned_allowance(session: Session, account: Account, terms: HoldTerms, now: int) -> NanoUsd:
+    """Return how far a wallet may run ahead of its right now: nothing if it does not yet and the day's budget
+    is spent."""
+    if account.unsigned_since is not None or _fits_the_day(session, terms, now, 1):
+        return terms.unsigned_allowance
+    return NanoUsd(0)
+
+
+def _fits_the_day(session: Session, terms: HoldTerms, now: int, more: int = 0) -> bool:
+    """Return whether the wallets that ran ahead within a day, and so many more, are within the budget."""
+    if terms.unsigned_daily is None:
+        return True
+    count = accounts.unsigned_since(session, now - DAY_MS) + more
+    return count * terms.unsigned_allowance <= terms.unsigned_daily
 
 
 def expire_holds(session: Session, now: int, limit: int = 1000) -> list[JobId]:

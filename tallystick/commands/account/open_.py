@@ -150,6 +150,8 @@ def _opened(told: dict[str, Any]) -> Any:
     shown = {"account_id": told.get("account_id"), "api_key": told.get("api_key")}
     if told.get("credit_usd"):
         shown["credit"] = f"${told['credit_usd']}"
-    if not told.get("api_key"):
+    if told.get("token") and not told.get("api_key"):
+        shown["next"] = "tallystick account create-key NAME"
+    elif not told.get("api_key"):
         shown["next"] = "tallystick account verify TOKEN, with the token that was mailed to you"
     return facts(shown)

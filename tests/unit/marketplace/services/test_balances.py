@@ -4,14 +4,17 @@ import pytest
 from sqlalchemy.orm import Session
 
 from marketplace.domain.errors import NotFound
+from marketplace.domain.ports.clock import ManualClock
 from marketplace.services import ledger
 from marketplace.services.balances import Balances, BalanceStatement
 from marketplace.storage.database import Database
 from tallystick.protocol.money import NanoUsd
 from tests.support.books import (
     ALICE,
+    BOB,
     NOW,
     OPERATOR,
+    TERMS,
     TREASURY,
     USD,
     email_account,
@@ -24,7 +27,7 @@ from tests.support.books import (
 
 @pytest.fixture
 def balances(database: Database) -> Balances:
-    return Balances(database, NanoUsd(USD // 100))
+    return Balances(database, TERMS, ManualClock(NOW))
 
 
 def adds_up(statement: BalanceStatement) -> bool:
@@ -48,6 +51,22 @@ async def test_a_wallets_balance_is_what_is_available_and_what_is_not(
         (USD // 10, NOW + 9, "tallystick account withdraw"),
         (USD - USD // 10 - USD // 2 - USD // 100, None, "tallystick account authorize"),
     ]
+
+
+async def test_what_wallets_may_not_begin_to_run_ahead_any_more_today_is_not_called_available(
+    database: Database,
+) -> None:
+    terms = ledger.HoldTerms(NanoUsd(USD // 100), unsigned_daily=NanoUsd(USD // 100))
+    balances = Balances(database, terms, ManualClock(NOW))
+    for address in (ALICE, BOB):
+        await database.write(lambda session, address=address: wallet(session, address, authorized=0))  # type: ignore[misc]
+    assert (await balances.statement(BOB)).available == USD // 100
+
+    job = make_job(ALICE, hold=NanoUsd(1000))
+    await database.write(lambda session: ledger.open_hold(session, job, expires_at=NOW + 5, terms=terms))
+    bob = await balances.statement(BOB)
+    assert (bob.available, adds_up(bob)) == (0, True)
+    assert (await balances.statement(ALICE)).available == USD // 100 - 1000
 
 
 async def test_what_a_statement_calls_available_can_be_held_and_not_one_more(

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from marketplace.commands import accounts
 from tallystick.commands import checks
-from tallystick.commands.console import CommandFailed
+from tallystick.commands.console import CommandFailed, facts
 from tallystick.commands.credentials import passphrase
 
 HASH = "0x" + "a1b2c3d4" * 8
@@ -21,6 +21,22 @@ def test_no_character_of_a_hash_is_left_out(width: int) -> None:
     shown = "".join(console.file.getvalue().split())  # type: ignore[attr-defined]
     assert HASH in shown
     assert "…" not in shown
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_hash_is_on_one_line_so_that_it_can_be_copied(width: int) -> None:
+    output = io.StringIO()
+    said = {
+        "transaction": HASH,
+        "two": [HASH, "[bold]"],
+        "next": "a sentence of many words " * 5,
+        "none": None,
+    }
+    Console(file=output, width=width, soft_wrap=True).print(facts(said))
+    lines = output.getvalue().splitlines()
+    assert sum(HASH in line for line in lines) == 2
+    assert sum("[bold]" in line for line in lines) == 1
+    assert all(len(line) <= width for line in lines if HASH not in line)
 
 
 def test_accounts_are_listed_by_their_whole_names() -> None:
