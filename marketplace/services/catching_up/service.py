@@ -125,9 +125,9 @@ class CatchUp:
         if file is None:
             flaw = "is damaged" if self._files.has(closed.file_hash) else "is not here"
             raise EpochFileMissing(
-                f"the file of epoch {number} {flaw}. Whoever has downloaded it can give it (tallystick epoch "
-                f"download {number}); name it, its folder or a coordinator's address with --from. Its hash is "
-                f"{to_hex(closed.file_hash)}; it belongs to {self._files.path(closed.file_hash)}"
+                f"the file of epoch {number} {flaw}. Whoever has downloaded it can give it (tallystick "
+                f"epoch download {number}); name it, its folder or a coordinator's address with --from. Its "
+                f"hash is {to_hex(closed.file_hash)}; it belongs to {self._files.path(closed.file_hash)}"
             )
         ids = file.receipt_ids
         is_same = (file.rows.domain, file.rows.epoch) == (self._market.domain, number)
@@ -136,7 +136,7 @@ class CatchUp:
         return file
 
     def _usable(self, file_hash: bytes) -> EpochFile | None:
-        """Return what the file says that is here, None for one that is not, or that was cut off or changed."""
+        """Return what the file says that is here, None if it is not, or was cut off or changed."""
         try:
             return self._files.load(file_hash) if self._files.has(file_hash) else None
         except Broken:
