@@ -7,12 +7,13 @@
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
+import stat
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,16 +33,19 @@ def socket_path(home: Path) -> Path:
     if len(os.fsencode(path)) <= LONGEST_SOCKET_PATH:
         return path
     name = hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:16]
-    return Path(tempfile.gettempdir()) / f"tallystick-{os.getuid()}" / f"{name}.sock"
+    return _shared() / f"{name}.sock"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
     """Answer requests with `handle` while the block runs.
 
-    Raises RuntimeError if another agent answers in this home already.
+    Raises RuntimeError if another agent answers in this home already, or somebody else reaches its socket.
     """
     path = socket_path(home)
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, mode=0o700)
+    _check_private(path)
     if path.exists():
         try:
             await ask(home, {"do": "status"})
@@ -49,7 +53,6 @@ async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
             path.unlink()
         else:
             raise RuntimeError(f"an agent runs in {home} already")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     server = await asyncio.start_unix_server(lambda reader, writer: _answer(reader, writer, handle), path)
     path.chmod(0o600)
     try:
@@ -61,8 +64,12 @@ async def listen(home: Path, handle: Handler) -> AsyncIterator[None]:
 
 async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
     """Return the running agent's answer. Raises NotRunning if there is none, ValueError if it refuses."""
+    path = socket_path(home)
     try:
-        reader, writer = await asyncio.open_unix_connection(socket_path(home))
+        _check_private(path)
+        reader, writer = await asyncio.open_unix_connection(path)
+    except RuntimeError as error:
+        raise NotRunning(str(error)) from error
     except OSError as error:
         raise NotRunning(
             f"no agent runs in {home}; start it with: tallystick provider run --home {home}"
@@ -81,6 +88,25 @@ async def ask(home: Path, request: dict[str, Any]) -> dict[str, Any]:
     if "error" in answer:
         raise ValueError(answer["error"])
     return answer
+
+
+def _shared() -> Path:
+    """Return the folder for sockets of homes that are too deep, in a place where others may make folders."""
+    return Path(tempfile.gettempdir()) / f"tallystick-{os.getuid()}"
+
+
+def _check_private(path: Path) -> None:
+    """Raise RuntimeError if the socket would be in a shared place where others can replace it.
+
+    Whoever makes that folder first owns it. OSError if it is not there.
+    """
+    if path.parent != _shared():
+        return
+    found = path.parent.lstat()  # not where a link leads
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise RuntimeError(
+            f"{path.parent} is not a folder of yours alone (0700); remove it, or choose a shorter --home"
+        )
 
 
 def reply(line: bytes, handle: Handler) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,12 +115,47 @@ async def test_a_socket_that_a_killed_agent_left_is_no_obstacle(tmp_path: Path) 
     assert not socket_path(tmp_path).exists()
 
 
-async def test_a_home_deeper_than_a_socket_may_be_works_as_well(tmp_path: Path) -> None:
+@pytest.fixture
+def deep_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A home that is too deep for a socket, and a temporary folder of its own."""
     home = tmp_path / ("deep" * 20) / ("deeper" * 10)
     home.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(prefix="ts", dir="/tmp") as short:
+        monkeypatch.setattr(tempfile, "tempdir", short)
+        yield home
+
+
+async def test_a_home_deeper_than_a_socket_may_be_works_as_well(deep_home: Path) -> None:
+    home = deep_home
     async with listen(home, lambda request: {"fine": True}):
         assert await ask(home, {}) == {"fine": True}
     assert not socket_path(home).exists()
+
+
+@pytest.mark.parametrize("whose", ["anybody's", "a link", "another's", "a file"])
+async def test_a_shared_folder_that_somebody_else_may_change_is_not_used(
+    deep_home: Path, whose: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = socket_path(deep_home).parent
+    match whose:
+        case "anybody's":
+            folder.mkdir()
+            folder.chmod(0o777)
+        case "a link":
+            (tmp_path / "elsewhere").mkdir(mode=0o700)
+            folder.symlink_to(tmp_path / "elsewhere")
+        case "another's":
+            folder.mkdir(mode=0o700)
+            stranger = os.getuid() + 1
+            monkeypatch.setattr(os, "getuid", lambda: stranger)
+            folder.rename(socket_path(deep_home).parent)
+        case "a file":
+            folder.touch(mode=0o600)
+    with pytest.raises(RuntimeError, match="yours alone"):
+        async with listen(deep_home, lambda request: {"fine": True}):
+            pass
+    with pytest.raises(NotRunning, match="yours alone"):
+        await ask(deep_home, {"do": "status"})
 
 
 def test_a_pause_that_is_asked_for_while_models_load_holds_and_is_kept(tmp_path: Path) -> None:
