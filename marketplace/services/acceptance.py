@@ -9,6 +9,7 @@ from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.errors import BadRequest, NoNode, NotAuthenticated, NotFound, Unavailable
 from marketplace.domain.jobs import AcceptedJob, JobRequest
 from marketplace.domain.ports.link import NodeView
+from marketplace.domain.sizes import check_prompt_fits
 from marketplace.services.choosing import wanted_of
 from marketplace.services.dispatch import Desk, Driver
 from marketplace.services.pricing import worst_case
@@ -121,6 +122,7 @@ class Market:
                 code="context_length_exceeded",
                 param="messages",
             )
+        check_prompt_fits(request.prompt_ids, request.prompt_text)
         return model
 
     async def _node(self, request: JobRequest) -> NodeView:

@@ -7,7 +7,7 @@ import structlog
 
 from marketplace.domain.attempts import Answer, Attempt, Misbehaved
 from marketplace.domain.catalog import CatalogModel
-from marketplace.domain.ports.link import JobStream, NodeLost
+from marketplace.domain.ports.link import JobStream, JobTooLarge, NodeLost
 from marketplace.domain.receipt_checks import BadReceipt, Seen, check_receipt
 from marketplace.domain.receipts import TakenReceipt
 from marketplace.domain.refusals import FAULTS
@@ -58,6 +58,8 @@ class Attempting:
         try:
             self._stream = await self._desk.link.open(attempt.node.address, attempt.job)
             return await self._listen(self._stream)
+        except JobTooLarge as error:
+            return Unsigned(str(error))
         except (NodeLost, Misbehaved, BadReceipt) as error:
             return await self._blame(error)
         finally:

@@ -6,10 +6,20 @@ from hashlib import sha256 as sha256_of
 from typing import Final, Protocol
 
 from marketplace.domain.history import NodeHistory
-from marketplace.domain.ports.link import Ask, BlobRefused, NodeLost, NodeView
+from marketplace.domain.ports.link import Ask, BlobRefused, JobTooLarge, NodeLost, NodeView
 from marketplace.domain.ports.stake import NodeStake
 from marketplace.transport.stream import AttemptFrame, AttemptKey, AttemptStream
-from tallystick.protocol.frames import AnyFrame, Blob, BlobRequest, Finished, Hello, Job, ModelOffer
+from tallystick.protocol.frames import (
+    MAX_MESSAGE_BYTES,
+    AnyFrame,
+    Blob,
+    BlobRequest,
+    Finished,
+    Hello,
+    Job,
+    ModelOffer,
+    encode_frames,
+)
 from tallystick.protocol.ids import Address, ModelId
 from tallystick.protocol.money import NanoUsd
 
@@ -128,9 +138,10 @@ class Session:
             self._view = None
 
     def open(self, job: Job) -> AttemptStream:
-        """Send `job` and return its frames to come. Raises NodeLost."""
+        """Send `job` and return its frames to come. Raises NodeLost or JobTooLarge."""
         if self._lost is not None:
             raise NodeLost(self._lost)
+        check_fits(job)
         key = (job.job_id, job.attempt)
         room = job.parameters.max_tokens - job.first_position
         stream = AttemptStream(key, room=room, send=self._outlet.send, forget=self._forget)
@@ -215,6 +226,18 @@ def asks_of(models: Sequence[ModelOffer]) -> dict[ModelId, Ask]:
         )
         for offer in models
     }
+
+
+def check_fits(job: Job) -> None:
+    """Raise JobTooLarge for a job that no message holds: it would not be sent, and its node be waited for."""
+    # Five bytes at most for an id, four for a character: what must fit is not encoded for nothing.
+    tokens = len(job.prompt_ids) + len(job.resume_ids) + len(job.parameters.logit_bias)
+    at_most = 16 * tokens + 4 * len(job.prompt_text)
+    if at_most > MAX_MESSAGE_BYTES // 2 and len(encode_frames([job])) > MAX_MESSAGE_BYTES:
+        raise JobTooLarge(
+            f"the job with its {len(job.resume_ids)} tokens so far exceeds the {MAX_MESSAGE_BYTES} bytes "
+            "that one message to a node may have"
+        )
 
 
 def key_of(frame: AttemptFrame) -> AttemptKey:

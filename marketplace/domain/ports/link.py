@@ -53,6 +53,10 @@ class NodeLost(Exception):
     """The node is not connected, or stopped answering; the job can go on elsewhere."""
 
 
+class JobTooLarge(Exception):
+    """The job, with the answer so far, fits no message to any node; that says nothing against this one."""
+
+
 class JobStream(Protocol):
     """The frames of one attempt.
 
@@ -84,7 +88,7 @@ class ProviderLink(Protocol):
         """Give these nodes no new jobs, connected or yet to come, and all others again."""
 
     async def open(self, node: Address, job: Job) -> JobStream:
-        """Send `job` to `node`. Raises NodeLost if it is not there."""
+        """Send `job` to `node`. Raises NodeLost if it is not there, JobTooLarge if no message holds it."""
 
     async def send(self, operator: Address, frame: AnyFrame) -> int:
         """Send `frame` to all of the operator's connected nodes; return how many got it."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from marketplace.domain.errors import BadRequest, Broken, NodesFailed, NotFound, Unavailable
@@ -17,7 +18,7 @@ from tallystick.protocol.parameters import Parameters
 from tallystick.protocol.receipts import Finish
 from tests.support.hubs import eventually
 from tests.support.markets import QUICK, QUICK_HUB, a_market, a_request, answer_of
-from tests.support.nodes import EOS, ScriptedNode, Work, an_offer
+from tests.support.nodes import EOS, MANIFEST, ScriptedNode, Work, an_offer
 
 OPAQUE = canonical_json(Manifest(name="opaque", family="openai", context_length=4096, numerics="opaque"))
 OPAQUE_OFFER = an_offer(name="opaque", manifest=OPAQUE, model_id=model_id(OPAQUE))
@@ -307,3 +308,29 @@ async def test_the_last_event_is_the_charge(tmp_path: Path) -> None:
         last = events[-1]
         assert isinstance(last, Completed)
         assert last.charge == 3300
+
+
+async def test_a_prompt_that_fits_no_message_is_refused_before_anything_is_held(tmp_path: Path) -> None:
+    wide = canonical_json(msgspec.structs.replace(MANIFEST, name="wide", context_length=2**22))
+    offer = an_offer(name="wide", manifest=wide, model_id=model_id(wide))
+    node = ScriptedNode(1, models=(offer,))
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        with pytest.raises(BadRequest, match="on its way to a node") as refused:
+            await stand.ask(model_id=offer.model_id, prompt_ids=(70_000,) * 700_000)
+        assert refused.value.code == "prompt_too_large"
+        assert await stand.jobs() == []
+        assert not any(isinstance(frame, Job) for frame in node.received)
+
+
+async def test_a_job_that_outgrows_a_message_fails_at_once_and_nobody_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.transport.session.MAX_MESSAGE_BYTES", 100)
+    node = ScriptedNode(1)
+    async with a_market(tmp_path) as stand, stand.joined(node):
+        with pytest.raises(NodesFailed, match="exceeds the 100 bytes"):
+            await stand.ask()
+        await stand.all_ended()
+        assert stand.history.of(node.address).unsaved() == (0, 0)
+        account = await stand.account()
+        assert (account.held, account.spent) == (0, 0)
