@@ -149,7 +149,7 @@ async def test_a_shared_folder_that_somebody_else_may_change_is_not_used(
             stranger = os.getuid() + 1
             monkeypatch.setattr(os, "getuid", lambda: stranger)
             folder.rename(socket_path(deep_home).parent)
-        case "a file":
+        case _:
             folder.touch(mode=0o600)
     with pytest.raises(RuntimeError, match="yours alone"):
         async with listen(deep_home, lambda request: {"fine": True}):
