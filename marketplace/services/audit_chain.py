@@ -33,13 +33,13 @@ from marketplace.domain.ports.chain import (
 )
 from marketplace.services.audit_books import Finding
 from marketplace.services.chain_books import MOST
-from marketplace.services.deposits import CONFIRMED, FRESH
+from marketplace.services.deposits import CONFIRMED, FRESH, Position, position_of
 from marketplace.services.settlement.rows import sent_rows
 from marketplace.storage.database import Database
 from marketplace.storage.queries import chain as chain_queries
 from marketplace.storage.queries import settlement as queries
 from marketplace.storage.queries.accounts import A
-from marketplace.storage.tables import Account, EpochRow, SettlementRow
+from marketplace.storage.tables import WHOLE_BLOCK, Account, EpochRow, SettlementRow
 from tallystick.protocol.ids import Address
 
 ACCOUNTS_A_READ: Final = 500
@@ -52,7 +52,7 @@ class _Books:
     """A snapshot of some accounts, how far the chain was read, and the epoch that is on its way."""
 
     accounts: Sequence[Account]
-    read_to: Mapping[str, int]
+    read_to: Mapping[str, Position]
     epoch: EpochRow | None
     rows: Sequence[SettlementRow]
     consents: Mapping[str, int]
@@ -109,7 +109,9 @@ def _snapshot(session: Session, ids: Sequence[str]) -> _Books:
     )
     return _Books(
         accounts=session.scalars(select(Account).where(A.c.id.in_(ids)).order_by(A.c.id)).all(),
-        read_to={name: -1 if cursor is None else cursor.block_number for name, cursor in cursors.items()},
+        read_to={
+            name: (-1, WHOLE_BLOCK) if cursor is None else cursor.position for name, cursor in cursors.items()
+        },
         epoch=epoch,
         rows=() if epoch is None else sent_rows(queries.rows_of(session, epoch.number)),
         consents={who: int(spent) for who, spent in session.execute(consents)},
@@ -134,8 +136,8 @@ async def _differences(database: Database, chain: Chain, ids: Sequence[str]) -> 
 async def _since(chain: Chain, books: _Books, head: int) -> Mapping[str, _Since]:
     """Return what the chain has beyond the books, by address."""
     since: dict[str, _Since] = {}
-    first = min(books.read_to.values()) + 1
-    for event in await chain.events(first, head) if first <= head else ():
+    first, _ = min(books.read_to.values())
+    for event in await chain.events(max(first, 0), head) if first <= head else ():
         _add(since, event, books.read_to)
     ledger = await chain.ledger()
     for row in books.rows:
@@ -148,9 +150,9 @@ async def _since(chain: Chain, books: _Books, head: int) -> Mapping[str, _Since]
     return since
 
 
-def _add(since: dict[str, _Since], event: ChainEvent, read_to: Mapping[str, int]) -> None:
-    is_unconfirmed = event.place.block_number > read_to[CONFIRMED]
-    is_fresh = event.place.block_number > read_to[FRESH]
+def _add(since: dict[str, _Since], event: ChainEvent, read_to: Mapping[str, Position]) -> None:
+    is_unconfirmed = position_of(event) > read_to[CONFIRMED]
+    is_fresh = position_of(event) > read_to[FRESH]
     match event:
         case Deposited(account=who, amount=amount) if is_unconfirmed:
             since.setdefault(who, _Since()).deposited += amount

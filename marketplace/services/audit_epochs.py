@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 from Crypto.Hash import keccak
-from sqlalchemy import Table, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID, EntryKind
@@ -40,12 +40,14 @@ from tallystick.protocol.ids import to_hex
 from tallystick.protocol.merkle import receipt_tree
 
 UNKNOWN_FILE: Final = bytes(32)
+MOST_NAMED: Final = 100
 
 
 async def audit_epochs(database: Database, files: EpochFiles, domain: Domain) -> Sequence[Finding]:
     """Return what is wrong with any epoch by the books and the files alone."""
     rows: Sequence[EpochRow] = await database.read(_all_epochs)
     findings = list(await database.read(lambda session: list(_audit_rows(session, rows))))
+    findings += await database.read(lambda session: list(_audit_batches(session)))
     for epoch in rows:
         findings += await database.read(partial(_audit_file, files, domain, epoch))
         if epoch.file_hash != UNKNOWN_FILE:
@@ -106,15 +108,17 @@ def _against_books(files: EpochFiles, domain: Domain, epoch: EpochRow, session: 
     """Make the epoch's file again out of the books; one whose receipts were pruned is read instead."""
     subject = f"epoch {epoch.number}"
     rows = file_rows(domain, epoch, queries.rows_of(session, epoch.number))
-    if _places(session, pruning.G, epoch.number):
+    pruned = _pruned_ids(session, epoch.number)
+    if pruned:
         try:
-            yield from _against_file(session, files.load(epoch.file_hash), rows, epoch)
+            ids = sorted([*pruned, *queries.receipt_ids_of(session, queries.cut_of(session, epoch))])
+            yield from _against_file(ids, files.load(epoch.file_hash), rows, epoch)
         except Broken as error:
             yield Finding(subject, "the file of its pruned receipts is whole", detail=error.message)
         return
     digest = keccak.new(digest_bits=256)
     try:
-        for piece in encode_epoch(rows, stored_receipts(session, epoch.number), epoch.receipt_count):
+        for piece in encode_epoch(rows, stored_receipts(session, epoch), epoch.receipt_count):
             digest.update(piece)
     except (BadEpochFile, msgspec.DecodeError) as error:
         yield Finding(subject, "its rows and receipts make a file", detail=str(error))
@@ -122,22 +126,19 @@ def _against_books(files: EpochFiles, domain: Domain, epoch: EpochRow, session: 
     if epoch.file_hash not in (UNKNOWN_FILE, digest.digest()):
         detail = f"expected {to_hex(epoch.file_hash)}, found {to_hex(digest.digest())}"
         yield Finding(subject, "its rows and receipts make the file that was published", detail=detail)
-    places = _places(session, R, epoch.number)
-    if sorted(places) != list(range(epoch.receipt_count)):
-        yield Finding(
-            subject, "every receipt has a place of its own", detail="places are missing or taken twice"
-        )
-    elif receipt_tree([places[leaf] for leaf in sorted(places)]).root != epoch.receipts_root:
+    ids = list(queries.receipt_ids_of(session, queries.cut_of(session, epoch)))
+    if receipt_tree(ids).root != epoch.receipts_root:
         yield Finding(subject, "its receipts are those under its root", detail="they make another root")
 
 
-def _against_file(session: Session, file: EpochFile, rows: EpochRows, epoch: EpochRow) -> Iterator[Finding]:
-    """Hold what is left of an epoch in the books against its file."""
+def _against_file(
+    ids: Sequence[bytes], file: EpochFile, rows: EpochRows, epoch: EpochRow
+) -> Iterator[Finding]:
+    """Hold what is left of an epoch in the books against its file; `ids` are its receipts, pruned or not."""
     subject = f"epoch {epoch.number}"
     if file.rows != rows:
         yield Finding(subject, "its rows are those of its file", detail="they are others")
-    places = _places(session, pruning.G, epoch.number) | _places(session, R, epoch.number)
-    if places != dict(enumerate(file.receipt_ids)):
+    if file.receipt_ids != ids:
         yield Finding(subject, "its receipts are those of its file", detail="they are others")
     if receipt_tree(file.receipt_ids).root != epoch.receipts_root:
         yield Finding(
@@ -145,8 +146,8 @@ def _against_file(session: Session, file: EpochFile, rows: EpochRows, epoch: Epo
         )
 
 
-def _places(session: Session, table: Table, number: int) -> dict[int, bytes]:
-    return dict(session.execute(select(table.c.leaf, table.c.id).where(table.c.epoch == number)).all())
+def _pruned_ids(session: Session, number: int) -> Sequence[bytes]:
+    return session.scalars(select(pruning.G.c.id).where(pruning.G.c.epoch == number)).all()
 
 
 def _audit_stored(files: EpochFiles, epoch: EpochRow) -> list[Finding]:
@@ -162,6 +163,21 @@ def _audit_stored(files: EpochFiles, epoch: EpochRow) -> list[Finding]:
     return [
         Finding(f"epoch {epoch.number}", "its file on disk is whole", detail=str(files.path(epoch.file_hash)))
     ]
+
+
+def _audit_batches(session: Session) -> Iterator[Finding]:
+    """What has matured is in a batch, and one batch is open, which no epoch has."""
+    odd = R.c.matured.is_(True) != R.c.batch.is_not(None)
+    for receipt_id in session.scalars(select(R.c.id).where(odd).limit(MOST_NAMED)):
+        yield Finding(f"receipt {to_hex(receipt_id)}", "it is in a batch if it has matured, and only then")
+    is_open = session.scalars(select(queries.B.c.number)).all()
+    last = max(
+        session.execute(select(func.coalesce(func.max(queries.P.c.last_batch), -1))).scalar_one(),
+        session.execute(select(func.coalesce(func.max(R.c.batch) - 1, -1))).scalar_one(),
+    )
+    if len(is_open) != 1 or is_open[0] <= last:
+        detail = f"expected one after {last}, found {is_open}"
+        yield Finding("the open batch", "it is later than every epoch's, and no receipt's is", detail=detail)
 
 
 def _audit_rows(session: Session, epochs: Sequence[EpochRow]) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from marketplace.domain.ports.chain import Authorized, Chain, ConsentKeyAdded, Deposited, Withdrawn
 from marketplace.services.audit_books import Finding
 from marketplace.services.chain_books import CONSENT_KEY, MOST
-from marketplace.services.deposits import CONFIRMED, FRESH
+from marketplace.services.deposits import CONFIRMED, FRESH, Position, position_of
 from marketplace.storage.database import Database
 from marketplace.storage.queries import chain as queries
 from marketplace.storage.queries.transactions import T
@@ -22,6 +22,9 @@ from tallystick.protocol.ids import to_hex
 LOOKS: Final = 4
 PAUSE_S: Final = 1.0
 _Place = tuple[bytes, int]
+
+
+_NOWHERE: Position = (-1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,7 @@ def audit_transactions(session: Session) -> list[Finding]:
 async def _differences(database: Database, chain: Chain, first_block: int) -> list[Finding]:
     stored, cursors = await database.read(_stored)
     findings = [finding for cursor in cursors if (finding := await _lost(chain, cursor)) is not None]
-    read_to = {cursor.name: cursor.block_number for cursor in cursors}
+    read_to = {cursor.name: cursor.position for cursor in cursors}
     there = await _on_chain(chain, first_block, read_to)
     for place in sorted(stored.keys() | there.keys()):
         mine, its = stored.get(place), there.get(place)
@@ -92,20 +95,20 @@ async def _lost(chain: Chain, cursor: ChainCursor) -> Finding | None:
     return Finding(f"the cursor {cursor.name!r}", "the block it stands at is on the chain", detail=detail)
 
 
-async def _on_chain(chain: Chain, first: int, read_to: Mapping[str, int]) -> Mapping[_Place, _Event]:
-    confirmed, fresh = read_to.get(CONFIRMED, -1), read_to.get(FRESH, -1)
+async def _on_chain(chain: Chain, first: int, read_to: Mapping[str, Position]) -> Mapping[_Place, _Event]:
+    confirmed, fresh = read_to.get(CONFIRMED, _NOWHERE), read_to.get(FRESH, _NOWHERE)
     found: dict[_Place, _Event] = {}
-    last = max(confirmed, fresh)
+    last, _ = max(confirmed, fresh)
     for event in await chain.events(first, last) if first <= last else ():
-        block = event.place.block_number
+        block, at = event.place.block_number, position_of(event)
         match event:
-            case Deposited(account=who, amount=amount) if block <= confirmed:
+            case Deposited(account=who, amount=amount) if at <= confirmed:
                 kept = _Event("deposit", who, min(amount, MOST), block)
-            case Authorized(account=who) if block <= confirmed:
+            case Authorized(account=who) if at <= confirmed:
                 kept = _Event("authorized", who, None, block)
-            case ConsentKeyAdded(account=who, key=key) if block <= confirmed:
+            case ConsentKeyAdded(account=who, key=key) if at <= confirmed:
                 kept = _Event(CONSENT_KEY + key, who, 0, block)
-            case Withdrawn(account=who, amount=amount) if block <= fresh:
+            case Withdrawn(account=who, amount=amount) if at <= fresh:
                 kept = _Event("withdrawal", who, min(amount, MOST), block)
             case _:
                 continue

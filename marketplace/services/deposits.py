@@ -3,9 +3,9 @@
     head ─────────────────────────────▶ withdrawals: asked-for money counts as gone the moment it is seen
     head − confirmations ─────────────▶ deposits and rights: money counts as there once it will stay
 
-Each event is booked once, in the same commit as its cursor. A cursor remembers its block's hash: if the
-chain has another block there now, what the vanished blocks brought is taken back and the blocks are read
-again.
+Each event is booked once, in the same commit as its cursor, and a few at a time, so that the holds of the
+present do not wait: a cursor may stand in the middle of a block. It remembers its block's hash: if the chain
+has another block there now, what the vanished blocks brought is taken back and the blocks are read again.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from marketplace.services.chain_books import MOST, apply_confirmed, apply_fresh,
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import chain as queries
-from marketplace.storage.tables import ChainCursor, ChainEventRow
+from marketplace.storage.tables import WHOLE_BLOCK, ChainCursor, ChainEventRow
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 
@@ -41,6 +41,10 @@ CONFIRMED: Final = "confirmed"
 DEEPEST_REORGANISATION: Final = 256
 """Blocks that are read again when the chain has changed behind a cursor."""
 BLOCKS_A_STEP: Final = 2_000
+EVENTS_A_WRITE: Final = 100
+
+Position = tuple[int, int]
+"""A block, and a log index in it."""
 
 
 class ChainWatcher:
@@ -77,21 +81,40 @@ class ChainWatcher:
         if cursor is not None and not await self._still_there(cursor):
             await self._rewind(cursor)
             cursor = await self._database.read(lambda session: queries.cursor(session, name))
-        at = self._first_block - 1 if cursor is None else cursor.block_number
-        while at < target:
-            end = min(target, at + BLOCKS_A_STEP)
-            if not await self._read(name, at + 1, end):
+        at = (self._first_block - 1, WHOLE_BLOCK) if cursor is None else cursor.position
+        while at < (target, WHOLE_BLOCK):
+            end = min(target, at[0] + BLOCKS_A_STEP)
+            if not await self._read(name, at, end):
                 return False
-            at = end
+            at = (end, WHOLE_BLOCK)
         return True
 
-    async def _read(self, name: str, first: int, last: int) -> bool:
-        """Book the events of some blocks; return False if the chain changed while they were read."""
+    async def _read(self, name: str, after: Position, last: int) -> bool:
+        """Book the events after a position, to the end of block `last`, some at a time.
+
+        Returns False if the chain changed while they were read.
+        """
         end = await self._chain.block(last)
-        events = await self._chain.events(first, last)
+        if end is None:
+            return False
+        block, log_index = after
+        first = block + 1 if log_index == WHOLE_BLOCK else block
+        events = [event for event in await self._chain.events(first, last) if position_of(event) > after]
+        whole = (end.number, end.hash, WHOLE_BLOCK)
+        while len(events) > EVENTS_A_WRITE:
+            some, events = events[:EVENTS_A_WRITE], events[EVENTS_A_WRITE:]
+            place = some[-1].place
+            if not await self._book(name, some, (place.block_number, place.block_hash, place.log_index), end):
+                return False
+        return await self._book(name, events, whole, end)
+
+    async def _book(
+        self, name: str, events: Sequence[ChainEvent], to: tuple[int, bytes, int], end: ChainBlock
+    ) -> bool:
+        """Book events and move the cursor, unless `end` is not on the chain any more; return whether."""
         rights = sorted({event.account for event in events if isinstance(event, Authorized)})
         latest = await self._chain.accounts(rights)
-        if end is None or await self._chain.block(last) != end:
+        if await self._chain.block(end.number) != end:
             return False
         now = self._clock.now_ms()
 
@@ -100,7 +123,7 @@ class ChainWatcher:
                 apply_fresh(session, events, latest, now)
             else:
                 apply_confirmed(session, events, latest, now)
-            queries.move_cursor(session, name, end.number, end.hash)
+            queries.move_cursor(session, name, *to)
 
         reach("deposits.before_fresh" if name == FRESH else "deposits.before_confirmed")
         await self._database.write(work)
@@ -165,6 +188,11 @@ class ChainWatcher:
     async def _has(self, row: ChainEventRow) -> bool:
         block = await self._chain.block(row.block_number)
         return block is not None and block.hash == row.block_hash
+
+
+def position_of(event: ChainEvent) -> Position:
+    """Return where on the chain an event is, to be compared with a cursor's position."""
+    return event.place.block_number, event.place.log_index
 
 
 def _correct(session: Session, exits: dict[str, Exit], now: int) -> None:

@@ -1,7 +1,7 @@
 """Settled receipts leave the books; their epochs' files keep them, and prove them as before.
 
 An epoch's file has every receipt and every row, and its hash is on the chain. So once an epoch is closed
-and its file is here and whole, the books need no more of a receipt than its place in that file, and of all
+and its file is here and whole, the books need no more of a receipt than which epoch it was, and of all
 together their sums. A receipt whose file is missing or damaged stays.
 """
 

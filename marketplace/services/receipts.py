@@ -9,12 +9,11 @@ import msgspec
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
-from marketplace.domain.errors import Broken, NotFound
+from marketplace.domain.errors import NotFound
 from marketplace.services.settlement.files import EpochFiles
 from marketplace.services.settlement.proofs import EpochProofs, Inclusion
 from marketplace.storage.database import Database
 from marketplace.storage.queries import pruning, published, receipts
-from marketplace.storage.queries.pruning import Place
 from marketplace.storage.tables import EpochRow, ReceiptRow
 from tallystick.protocol.epochfile import PAID_BY_TREASURY, EpochReceipt
 from tallystick.protocol.receipts import SignedReceipt, receipt_charge, receipt_fee_up
@@ -41,7 +40,6 @@ class ReceiptView:
     taken_signature: bytes
     taken_at: int
     epoch: int | None
-    leaf: int | None
 
 
 class ReceiptBook:
@@ -63,15 +61,11 @@ class ReceiptBook:
 
     async def _pruned(self, receipt_id: bytes) -> ReceiptView | None:
         """Return a receipt that the books have no more, out of its epoch's file."""
-        found = await self._database.read(lambda session: _place(session, receipt_id))
-        if found is None:
+        epoch = await self._database.read(lambda session: _epoch_of_pruned(session, receipt_id))
+        if epoch is None:
             return None
-        place, epoch = found
-        only = range(place.leaf, place.leaf + 1)
-        ((found_id, receipt),) = await asyncio.to_thread(self._files.receipts, epoch.file_hash, only)
-        if found_id != receipt_id:
-            raise Broken(f"the file of epoch {epoch.number} has another receipt at {place.leaf}")
-        return _from_file(receipt_id, receipt, place)
+        kept = await asyncio.to_thread(self._files.receipt, epoch.file_hash, receipt_id)
+        return _from_file(receipt_id, kept, epoch.number)
 
     async def of_account(self, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptView]:
         """Return up to `limit` receipts that an account pays for, the oldest first."""
@@ -84,18 +78,17 @@ class ReceiptBook:
 
     async def inclusion(self, receipt: ReceiptView) -> Inclusion | None:
         """Return the proof that a receipt is under its epoch's root; None before the epoch is closed."""
-        if receipt.epoch is None or receipt.leaf is None:
+        if receipt.epoch is None:
             return None
-        return await self._proofs.inclusion(receipt.epoch, receipt.leaf)
+        return await self._proofs.inclusion(receipt.epoch, receipt.id)
 
 
-def _place(session: Session, receipt_id: bytes) -> tuple[Place, EpochRow] | None:
-    place = pruning.find(session, receipt_id)
-    epoch = None if place is None else published.find_epoch(session, place.epoch)
-    return None if place is None or epoch is None else (place, epoch)
+def _epoch_of_pruned(session: Session, receipt_id: bytes) -> EpochRow | None:
+    number = pruning.epoch_of_pruned(session, receipt_id)
+    return None if number is None else published.find_epoch(session, number)
 
 
-def _from_file(receipt_id: bytes, kept: EpochReceipt, place: Place) -> ReceiptView:
+def _from_file(receipt_id: bytes, kept: EpochReceipt, epoch: int) -> ReceiptView:
     receipt = kept.signed.receipt
     paid_by_treasury = bool(kept.flags & PAID_BY_TREASURY)
     return ReceiptView(
@@ -106,11 +99,10 @@ def _from_file(receipt_id: bytes, kept: EpochReceipt, place: Place) -> ReceiptVi
         fee=receipt_fee_up(receipt),
         paid_by_consumer=not paid_by_treasury,
         status="settled",
-        taken_epoch=place.epoch,
+        taken_epoch=epoch,
         taken_signature=b"",
         taken_at=receipt.finished_at,
-        epoch=place.epoch,
-        leaf=place.leaf,
+        epoch=epoch,
     )
 
 
@@ -120,7 +112,7 @@ def _find(session: Session, receipt_id: bytes) -> ReceiptView | None:
 
 
 def _view(session: Session, row: ReceiptRow) -> ReceiptView:
-    epoch = None if row.epoch is None else published.find_epoch(session, row.epoch)
+    epoch = None if row.batch is None else published.epoch_of_batch(session, row.batch)
     settled = epoch is not None and epoch.state == CLOSED
     return ReceiptView(
         id=row.id,
@@ -133,6 +125,5 @@ def _view(session: Session, row: ReceiptRow) -> ReceiptView:
         taken_epoch=row.taken_epoch,
         taken_signature=row.taken_signature,
         taken_at=row.taken_at,
-        epoch=row.epoch,
-        leaf=row.leaf,
+        epoch=None if epoch is None else epoch.number,
     )

@@ -48,8 +48,9 @@ class Remaining:
 
 def remaining(session: Session) -> Remaining:
     """Return what keeps the contracts of these books from being left."""
-    closed = select(P.c.number).where(P.c.state == "closed")
-    is_open = or_(R.c.matured.is_(False), R.c.epoch.is_(None), R.c.epoch.not_in(closed))
+    # Epochs are closed in their order.
+    settled = select(func.coalesce(func.max(P.c.last_batch), -1)).where(P.c.state == "closed")
+    is_open = or_(R.c.matured.is_(False), R.c.batch > settled.scalar_subquery())
     unfinished = settlement.unfinished(session)
     is_wallet = A.c.kind == AccountKind.WALLET.value
     return Remaining(

@@ -143,9 +143,6 @@ class JobRow(SQLModel, table=True):
     )
 
 
-UNSETTLED = "matured IS true AND epoch IS NULL"
-
-
 class ReceiptRow(SQLModel, table=True):
     """A signed receipt that was taken. `payer_id` is who is charged: the consumer, or the treasury for parts
     of answers that failed."""
@@ -170,26 +167,25 @@ class ReceiptRow(SQLModel, table=True):
     taken_signature: bytes = Field(sa_column=_bytes())
     matures_at: int = Field(sa_column=_millis())
     matured: bool = False
-    epoch: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
-    leaf: int | None = None
+    batch: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    """The batch that was open when it matured, which an epoch takes as a whole. Its place there is the one
+    that its id has among those of the epoch's receipts."""
 
     __table_args__ = (
         UniqueConstraint("job_id", "attempt"),
         _partial("ix_receipt_maturing", "matures_at", sqlite="matured IS 0", postgresql="matured IS false"),
-        _partial("ix_receipt_unsettled", "id", sqlite="matured IS 1 AND epoch IS NULL", postgresql=UNSETTLED),
-        _partial("ix_receipt_epoch", "epoch", "leaf", sqlite="epoch IS NOT NULL"),
+        _partial("ix_receipt_batch", "batch", "id", sqlite="batch IS NOT NULL"),
         Index("ix_receipt_account_taken", "account_id", "taken_at", "id"),
     )
 
 
 class PrunedReceipt(SQLModel, table=True):
-    """Where a settled receipt is that was pruned: at place `leaf` of its epoch's file."""
+    """Which epoch's file has a settled receipt that was pruned."""
 
     __tablename__ = "pruned_receipt"
 
     id: bytes = Field(sa_column=_bytes(primary=True))
     epoch: int = Field(sa_column=_money())
-    leaf: int
 
 
 class PrunedSum(SQLModel, table=True):
@@ -249,6 +245,16 @@ class EpochRow(SQLModel, table=True):
     closed_transaction: bytes | None = Field(default=None, sa_column=_bytes(nullable=True))
     closed_block: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
     gas_used: int = Field(default=0, sa_column=_money())
+    last_batch: int = Field(sa_column=Column(BigInteger, nullable=False, unique=True, index=True))
+    """Its receipts are those of the batches after the last epoch's up to this one."""
+
+
+class OpenBatch(SQLModel, table=True):
+    """The one row with the batch that receipts mature into, later than all that epochs have."""
+
+    __tablename__ = "open_batch"
+
+    number: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False))
 
 
 class SettlementRow(SQLModel, table=True):
@@ -270,14 +276,29 @@ class SettlementRow(SQLModel, table=True):
     """Why the row was left out, if it was."""
 
 
+WHOLE_BLOCK = 2**31 - 1
+"""After every event of a block."""
+
+
 class ChainCursor(SQLModel, table=True):
-    """How far the chain was read, and the hash of that block, to notice a reorganisation."""
+    """How far the chain was read, and the hash of that block, to notice a reorganisation.
+
+    Of that block the events up to `log_index` are in the books; WHOLE_BLOCK stands for all.
+    """
 
     __tablename__ = "chain_cursor"
 
     name: str = Field(primary_key=True)
     block_number: int = Field(sa_column=Column(BigInteger, nullable=False))
     block_hash: bytes = Field(sa_column=_bytes())
+    log_index: int = Field(
+        default=WHOLE_BLOCK, sa_column=Column(Integer, nullable=False, server_default=str(WHOLE_BLOCK))
+    )
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """Block and log index, to be compared with those of events."""
+        return self.block_number, self.log_index
 
 
 class ChainEventRow(SQLModel, table=True):

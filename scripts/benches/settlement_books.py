@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from alembic.script import ScriptDirectory
 from sqlalchemy import bindparam, insert
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID, AccountKind, EntryKind
 from marketplace.services import ledger
 from marketplace.storage.engines import open_writer
-from marketplace.storage.migrate import upgrade
+from marketplace.storage.migrate import MIGRATIONS, upgrade
 from marketplace.storage.prepared import Prepared
 from marketplace.storage.tables import Account, Entry, JobRow, ReceiptRow
 from tallystick.protocol.eip712 import Domain, consent_digest, offer_hash, receipt_digest
@@ -56,8 +57,9 @@ class Plan:
 
     @property
     def name(self) -> str:
-        """A file name for these books and no others."""
-        return f"books-{self.receipts}-{self.accounts}-{self.domain.contract[2:10]}.sqlite"
+        """A file name for these books and no others, nor those of another version."""
+        version = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+        return f"books-{self.receipts}-{self.accounts}-{self.domain.contract[2:10]}-{version}.sqlite"
 
     @property
     def price(self) -> NanoUsd:
@@ -178,6 +180,7 @@ def _receipt_row(plan: Plan, signed: SignedReceipt, operator: Address) -> Row:
         "taken_signature": signed.signature,
         "matures_at": NOW + 62_000,
         "matured": True,
+        "batch": 0,
     }
 
 
@@ -266,7 +269,7 @@ _RECEIPTS = _insert(
     ReceiptRow.__table__,  # type: ignore[attr-defined]
     (
         *("id", "job_id", "attempt", "account_id", "payer_id", "operator_id", "node", "charge", "fee"),
-        *("body", "taken_at", "taken_epoch", "taken_signature", "matures_at", "matured"),
+        *("body", "taken_at", "taken_epoch", "taken_signature", "matures_at", "matured", "batch"),
     ),
 )
 _JOBS = _insert(

@@ -15,6 +15,7 @@ the whole, so the same settlement must give the same bytes, and whoever holds th
 row and receipt.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -185,6 +186,25 @@ def epoch_hash(data: bytes | mmap) -> bytes:
     """Return the hash of a file, which may be mapped."""
     whole = memoryview(data)
     return keccak256_of(whole[at : at + _HASHED_AT_ONCE] for at in range(0, len(whole), _HASHED_AT_ONCE))
+
+
+def find_receipt(data: bytes | mmap, receipt_id: bytes) -> EpochReceipt:
+    """Return the receipt with an id, reading only the file's rows and a few receipts.
+
+    Raises BadEpochFile, also if the file has no such receipt.
+    """
+    reader = _Reader(data)
+    rows, count = _read_rows(reader)
+    records = reader.take(count * _RECEIPT.size)
+    reader.end()
+
+    def id_at(place: int) -> ReceiptId:
+        return receipt_digest(rows.domain, _read_receipt(records, place).signed.receipt)
+
+    place = bisect_left(range(count), receipt_id, key=id_at)
+    if place == count or id_at(place) != receipt_id:
+        raise BadEpochFile(f"the file has no receipt {to_hex(receipt_id)}")
+    return _read_receipt(records, place)
 
 
 def receipts_between(data: bytes | mmap, places: range) -> list[tuple[ReceiptId, EpochReceipt]]:

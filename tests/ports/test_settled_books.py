@@ -7,7 +7,6 @@ from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.leases import WorkLease
 from marketplace.services.settlement import EpochProofs
 from marketplace.storage.database import Database
-from marketplace.storage.queries import settlement as queries
 from tallystick.protocol.merkle import verify
 from tests.support.anvil import LONG_TERMS, USD
 from tests.support.chains import address
@@ -37,11 +36,14 @@ async def test_a_season_of_work_is_settled_and_paid_out(books_url: str, tmp_path
         assert (await made.account(alice)).balance == 0
         await made.check()
         proofs = EpochProofs(made.database)
-        ids = await made.database.read(lambda session: queries.receipt_ids_of(session, epoch))
+        row = await made.epoch(epoch)
+        assert row is not None
+        ids = made.files.load(row.file_hash).receipt_ids
         assert len(ids) == 9
-        for leaf, receipt_id in enumerate(ids):
-            inclusion = await proofs.inclusion(epoch, leaf)
+        for place, receipt_id in enumerate(ids):
+            inclusion = await proofs.inclusion(epoch, receipt_id)
             assert inclusion is not None
+            assert inclusion.proof.index == place
             assert verify(inclusion.root, receipt_id, inclusion.proof)
 
 

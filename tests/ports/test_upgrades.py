@@ -1,5 +1,8 @@
 """Filled books of every earlier version are brought up to date, on every database, to the last row."""
 
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +16,18 @@ from sqlmodel import SQLModel
 
 from marketplace.services import ledger
 from marketplace.services.audit_books import audit_books
+from marketplace.services.audit_epochs import audit_epochs
 from marketplace.services.keys import KeyTerms, new_key
 from marketplace.storage.database import Database
 from marketplace.storage.engines import open_writer
 from marketplace.storage.migrate import MIGRATIONS, BooksTooNew, _config
+from marketplace.storage.queries import settlement as queries
 from tests.ports.test_pruning import season
 from tests.support.books import hold, make_job, taken
 from tests.support.chains import address
-from tests.support.settling import town
+from tests.support.settling import Town, town
 
+PLACE = {"epoch", "leaf", "batch"}
 REVISIONS = [one.revision for one in reversed(list(ScriptDirectory(str(MIGRATIONS)).walk_revisions()))]
 ALICE = address(3)
 REPLACED = {("account", "accruing_since"): "by step 0004"}
@@ -30,18 +36,58 @@ REPLACED = {("account", "accruing_since"): "by step 0004"}
 Rows = dict[str, list[dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class Filled:
+    """Books in which two epochs were settled, jobs run and keys were made: their rows, and who filled them.
+
+    Of the receipts that are in no epoch, one has not matured, one has, and one had also got a place in an
+    epoch that was never stored.
+    """
+
+    rows: Rows
+    town: Town
+    free: frozenset[bytes]
+
+
 @pytest.fixture
-async def filled(tmp_path: Path) -> Rows:
-    """The rows of books in which two epochs were settled, jobs run and keys were made."""
+async def filled(tmp_path: Path) -> AsyncIterator[Filled]:
     url = f"sqlite+pysqlite:///{tmp_path}/filled.sqlite"
     async with town("memory", tmp_path, books_url=url) as made:
         await season(made)
+        for _ in range(2):
+            await made.work("dave", 6, 1_000_000)
         await made.work("dave", 6, 1_000_000, matures=False)
         await made.database.write(lambda session: new_key(session, ALICE, KeyTerms(name="old"), 1))
-    engine = create_engine(url)
-    rows = rows_of(engine)
-    engine.dispose()
-    return rows
+        engine = create_engine(url)
+        rows = rows_of(engine)
+        engine.dispose()
+        last = max(row["last_batch"] for row in rows["epoch"])
+        free = frozenset(row["id"] for row in rows["receipt"] if row["matured"] and row["batch"] > last)
+        assert len(free) == 2
+        yield Filled(rows, made, free)
+
+
+def with_places(filled: Filled) -> Rows:
+    """Return the rows as they were when each receipt's own row had its epoch and its place there."""
+    epochs = sorted((row["last_batch"], row["number"]) for row in filled.rows["epoch"])
+    receipts = sorted(filled.rows["receipt"], key=lambda row: bytes(row["id"]))
+    places: Counter[int] = Counter()
+    older = []
+    for row in receipts:
+        batch = row["batch"]
+        epoch = next((number for last, number in epochs if batch is not None and last >= batch), None)
+        if row["id"] == min(filled.free):
+            epoch = epochs[-1][1] + 3
+        older.append({**row, "epoch": epoch, "leaf": None if epoch is None else places[epoch]})
+        if epoch is not None:
+            places[epoch] += 1
+    return {**filled.rows, "receipt": older}
+
+
+def without_places(rows: Rows) -> Rows:
+    """Return rows less what receipts have no more."""
+    receipts = [{name: one for name, one in row.items() if name not in PLACE} for row in rows["receipt"]]
+    return {**rows, "receipt": receipts}
 
 
 def rows_of(engine: Engine) -> Rows:
@@ -77,15 +123,20 @@ def fill_at(url: str, revision: str, rows: Rows) -> Rows:
 
 
 @pytest.mark.parametrize("revision", REVISIONS[:-1])
-async def test_filled_books_are_upgraded_and_used(books_url: str, filled: Rows, revision: str) -> None:
-    before = fill_at(books_url, revision, filled)
-    assert len(before["receipt"]) == 13
+async def test_filled_books_are_upgraded_and_used(books_url: str, filled: Filled, revision: str) -> None:
+    before = without_places(fill_at(books_url, revision, with_places(filled)))
+    assert len(before["receipt"]) == 15
     database = await Database.open(books_url)
     try:
         report = await database.read(audit_books)
-        assert (report.findings, report.receipts) == ((), 13)
+        assert (report.findings, report.receipts) == ((), 15)
+        # The same receipts at the same places: each epoch's file is made again, to the byte.
+        assert await audit_epochs(database, filled.town.files, filled.town.driver.domain) == []
+        cut = await database.write(queries.cut)
+        free = await database.read(lambda session: list(queries.receipt_ids_of(session, cut)))
+        assert free == sorted(filled.free)
         engine = create_engine(books_url)
-        after = rows_of(engine)
+        after = without_places(rows_of(engine))
         with engine.begin() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, SQLModel.metadata) == []

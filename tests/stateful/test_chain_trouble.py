@@ -8,10 +8,12 @@ import contextlib
 from pathlib import Path
 
 import pytest
-from sqlalchemy.exc import IntegrityError
 
-from marketplace.domain.errors import ChainUnavailable
+from marketplace.domain.errors import ChainUnavailable, Unavailable
+from marketplace.services.audit_epochs import audit_epochs
 from marketplace.services.settlement import Settlement
+from marketplace.services.settlement.workshop import Planted, Workshop
+from marketplace.storage.queries.settlement import Cut
 from tallystick.evm.connection import connected
 from tests.support.anvil import LONG_TERMS, USD, anvil_process
 from tests.support.chains import EvmDriver, address
@@ -90,7 +92,7 @@ async def test_two_that_settle_at_once_charge_once(tmp_path: Path, seed: int) ->
         async def settle(settlement: Settlement, pause: int) -> None:
             for step in range(40):
                 # As the scheduler does: whoever comes second is refused by the books, and tries again.
-                with contextlib.suppress(IntegrityError):
+                with contextlib.suppress(Unavailable):
                     await settlement.step()
                 if step % (pause + 1) == 0:
                     await made.driver.mine()
@@ -102,6 +104,40 @@ async def test_two_that_settle_at_once_charge_once(tmp_path: Path, seed: int) ->
         for who in (ALICE, BOB):
             assert (await made.on_chain(who)).spent == 4 * USD + 1
         assert (await made.on_chain(OPERATOR)).earned + (await made.on_chain(RIVAL)).earned == 2 * earned()
+        await made.check()
+
+
+async def test_receipts_that_mature_while_two_seal_are_each_in_one_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with town("memory", tmp_path) as made:
+        await some_work(made)
+        epoch = await made.end_epoch()
+        first = made.settlement
+        made.restart()
+        plant, second = Workshop.plant, made.settlement
+
+        async def overtaken(workshop: Workshop, cut: Cut) -> Planted:
+            """Let more work mature, and the other seal the same epoch, while the first one's tree is made."""
+            monkeypatch.setattr(Workshop, "plant", plant)
+            await some_work(made)
+            tree = await plant(workshop, cut)
+            await some_work(made)
+            assert await second.step()
+            return tree
+
+        monkeypatch.setattr(Workshop, "plant", overtaken)
+        with pytest.raises(Unavailable, match="another process"):
+            await first.step()
+        await made.settle()
+        await some_work(made)
+        await made.end_epoch()
+        await made.settle()
+        found = [await made.epoch(number) for number in (epoch, epoch + 1)]
+        files = [made.files.load(row.file_hash) for row in found if row is not None]
+        assert [len(file.receipt_ids) for file in files] == [6, 2]
+        assert not set(files[0].receipt_ids) & set(files[1].receipt_ids)
+        assert await audit_epochs(made.database, made.files, made.driver.domain) == []
         await made.check()
 
 

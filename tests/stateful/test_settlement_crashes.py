@@ -27,7 +27,7 @@ KILLS = [
     "maturity.some_matured",
     "acknowledgements.stored",
     "acknowledgements.stored:2",
-    "settlement.receipts_assigned",
+    "settlement.cut",
     "settlement.sealed",
     "settlement.file_written",
     "settlement.published",

@@ -19,7 +19,7 @@ KILLED_UNDER_LOAD = (
     "maturity.holds_expired",
     "acknowledgements.stored:2",
     "acknowledgements.sent",
-    "settlement.receipts_assigned",
+    "settlement.cut",
     "settlement.sealed",
     "settlement.file_staged",
     "settlement.file_written",

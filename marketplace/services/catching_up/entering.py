@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
@@ -92,10 +92,10 @@ def enter_epoch(session: Session, evidence: Evidence, key: SigningKey) -> Entere
     known = known_receipts(session, ids)
     forgotten = _grant_forgotten(session, evidence, known)
     charged = sum(_enter_receipts(session, evidence, known, key))
-    recovery.mature_settled(session, ids, at)
-    queries.assign_receipts(session, number, 0, ids)
+    batch = queries.batch_before_free(session)
+    recovery.mature_settled(session, ids, batch, at)
     rows = stored_rows(session, number, evidence.file.rows, evidence.cashed, at)
-    session.add(_epoch(evidence))
+    session.add(_epoch(evidence, batch))
     session.flush()
     queries.add_rows(session, rows)
     _keep_consents(session, rows)
@@ -108,7 +108,6 @@ def enter_epoch(session: Session, evidence: Evidence, key: SigningKey) -> Entere
 
 def _forget(session: Session, number: int) -> None:
     """Take out what the books say of an epoch that they have not seen closed."""
-    session.execute(update(R).where(R.c.epoch == number).values(epoch=None, leaf=None))
     session.execute(delete(S).where(S.c.epoch == number))
     session.execute(delete(P).where(P.c.number == number))
 
@@ -154,7 +153,7 @@ def _enter_receipts(
         yield receipt_charge(one.signed.receipt)
 
 
-def _epoch(evidence: Evidence) -> EpochRow:
+def _epoch(evidence: Evidence, batch: int) -> EpochRow:
     closed = evidence.closed
     return EpochRow(
         number=evidence.number,
@@ -167,6 +166,7 @@ def _epoch(evidence: Evidence) -> EpochRow:
         audit_secret=closed.audit_secret,
         next_audit_secret=evidence.next_secret,
         gas_used=0,
+        last_batch=batch,
     )
 
 

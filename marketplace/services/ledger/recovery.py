@@ -63,8 +63,8 @@ def enter_settled(session: Session, taken: TakenReceipt, *, is_failed_part: bool
     store(session, [taken], lines, account_id=account_id, payer_id=payer_id, now=now)
 
 
-def mature_settled(session: Session, ids: Sequence[bytes], now: int) -> None:
-    """Mature those of some receipts that have not matured: the epoch that they are in is settled."""
+def mature_settled(session: Session, ids: Sequence[bytes], batch: int, now: int) -> None:
+    """Put receipts into a batch, and mature those that have not: the epoch that they are in is settled."""
     spent: defaultdict[str, int] = defaultdict(int)
     earned: defaultdict[str, int] = defaultdict(int)
     for first in range(0, len(ids), RECEIPTS_A_READ):
@@ -76,7 +76,7 @@ def mature_settled(session: Session, ids: Sequence[bytes], now: int) -> None:
             spent[payer_id] += charge
             earned[operator_id] += charge - fee
             earned[TREASURY_ID] += fee
-    receipts.set_matured(session, ids)
+    receipts.set_matured(session, ids, batch)
     for account_id in sorted(spent.keys() | earned.keys()):
         accounts.mature(session, account_id, spent=spent[account_id], earned=earned[account_id], now=now)
 

@@ -16,6 +16,7 @@ from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import Broken
 from marketplace.domain.ports.chain import FaultKind
 from marketplace.services.settlement.rows import sent_rows
+from marketplace.services.settlement.trees import KeptTree
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import settlement as queries
 from marketplace.storage.tables import EpochRow, SettlementRow
@@ -32,18 +33,17 @@ from tallystick.protocol.epochfile import (
     SetAside,
     decode_epoch,
     encode_epoch,
+    find_receipt,
     receipts_between,
 )
 from tallystick.protocol.hashing import new_keccak256
 from tallystick.protocol.ids import Address, ReceiptId
 from tallystick.protocol.keys import to_compact
-from tallystick.protocol.merkle import Crown
 from tallystick.protocol.receipts import SignedReceipt
 from tallystick.protocol.rows import CHARGE_HAS_CONSENT, Row
 
-RECEIPTS_A_READ: Final = 2_000
 PIECES_AT_ONCE: Final = 500
-_decode_crown = msgspec.msgpack.Decoder(Crown).decode
+_decode_tree = msgspec.msgpack.Decoder(KeptTree).decode
 _decode = msgspec.msgpack.Decoder(SignedReceipt).decode
 
 
@@ -56,7 +56,7 @@ class Staged:
 
 
 class EpochFiles:
-    """A folder of epoch files, and of the crowns of their trees."""
+    """A folder of epoch files, and of what is kept of their trees."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -85,15 +85,27 @@ class EpochFiles:
         self._loaded = loaded
         return loaded
 
-    def receipts(self, file_hash: bytes, places: range) -> list[tuple[ReceiptId, EpochReceipt]]:
-        """Return the receipts at consecutive places with their ids, reading no more of the file than them.
+    def receipt(self, file_hash: bytes, receipt_id: bytes) -> EpochReceipt:
+        """Return the receipt with an id, reading little more of the file than it.
 
-        The file's hash is not checked: the ids are made of the receipts, and the caller knows ids or root.
-        Raises Broken if the file is not there or has no such places.
+        The file's hash is not checked: ids are made of the receipts. Raises Broken if the file is not there
+        or has no such receipt.
         """
         path = self.path(file_hash)
         try:
-            return receipts_between(_mapped(path), places)
+            return find_receipt(_mapped(path), receipt_id)
+        except (OSError, ValueError) as error:
+            raise Broken(f"the epoch file {path} is needed and cannot be used: {error}") from error
+
+    def receipt_ids(self, file_hash: bytes, places: range) -> list[ReceiptId]:
+        """Return the ids at consecutive places, reading no more of the file than those receipts.
+
+        The file's hash is not checked: the caller knows the root. Raises Broken if the file is not there or
+        has no such places.
+        """
+        path = self.path(file_hash)
+        try:
+            return [receipt_id for receipt_id, _ in receipts_between(_mapped(path), places)]
         except (OSError, ValueError) as error:
             raise Broken(f"the epoch file {path} is needed and cannot be used: {error}") from error
 
@@ -129,19 +141,19 @@ class EpochFiles:
         self.folder.mkdir(parents=True, exist_ok=True)
         return self.folder / f"{what}-{os.getpid()}.new"
 
-    def crown(self, root: bytes) -> Crown | None:
-        """Return the crown of the tree with this root, if it was kept."""
+    def tree(self, root: bytes) -> KeptTree | None:
+        """Return what was kept of the tree with this root, if it was."""
         try:
-            crown = _decode_crown((self.folder / f"{root.hex()}.crown").read_bytes())
+            tree = _decode_tree((self.folder / f"{root.hex()}.crown").read_bytes())
         except (FileNotFoundError, msgspec.DecodeError):
             return None
-        return crown if crown.root == root else None
+        return tree if tree.crown.root == root else None
 
-    def keep_crown(self, crown: Crown) -> None:
-        """Keep a crown; without it, it is made anew from all of the tree's receipts."""
+    def keep_tree(self, tree: KeptTree) -> None:
+        """Keep a tree's crown; without it, it is made anew from all of the tree's receipts."""
         path = self.passing("crown")
-        path.write_bytes(msgspec.msgpack.encode(crown))
-        path.replace(self.folder / f"{crown.root.hex()}.crown")
+        path.write_bytes(msgspec.msgpack.encode(tree))
+        path.replace(self.folder / f"{tree.crown.root.hex()}.crown")
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self.folder, os.O_RDONLY)
@@ -160,7 +172,7 @@ def _mapped(path: Path) -> mmap:
 def file_pieces(session: Session, domain: Domain, epoch: EpochRow) -> Iterator[bytes]:
     """Give an epoch's file out of the books; the same books give the same file."""
     rows = file_rows(domain, epoch, queries.rows_of(session, epoch.number))
-    return encode_epoch(rows, stored_receipts(session, epoch.number), epoch.receipt_count)
+    return encode_epoch(rows, stored_receipts(session, epoch), epoch.receipt_count)
 
 
 async def read_file(files: EpochFiles, file_hash: bytes) -> bytes:
@@ -208,10 +220,7 @@ def _set_aside(row: SettlementRow) -> SetAside:
     return SetAside(kind, Row(Address(row.address), row.amount), reason)
 
 
-def stored_receipts(session: Session, number: int) -> Iterator[EpochReceipt]:
-    """Yield an epoch's receipts in the order of their places, read a page at a time."""
-    first = 0
-    while page := queries.receipts_of(session, number, first, RECEIPTS_A_READ):
-        for body, payer_id in page:
-            yield EpochReceipt(_decode(body), PAID_BY_TREASURY if payer_id == TREASURY_ID else 0)
-        first += len(page)
+def stored_receipts(session: Session, epoch: EpochRow) -> Iterator[EpochReceipt]:
+    """Yield an epoch's receipts in the order of their places; they are not held."""
+    for body, payer_id in queries.receipts_of(session, queries.cut_of(session, epoch)):
+        yield EpochReceipt(_decode(body), PAID_BY_TREASURY if payer_id == TREASURY_ID else 0)

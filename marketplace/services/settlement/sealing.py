@@ -1,31 +1,29 @@
-"""Putting an epoch together: its rows, simulated; its receipts, each with its place in the tree."""
+"""Putting an epoch together: its rows, simulated; its receipts, under one root."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
 
 from sqlalchemy.orm import Session
 
 from marketplace.domain.epochs import Line, Plan, plan_rows
+from marketplace.domain.errors import Unavailable
 from marketplace.domain.ports.chain import Batch, Chain, ChainAccount, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
 from marketplace.services.settlement.books import Snapshot, read_snapshot
 from marketplace.services.settlement.rows import batch, chunked, stored_row
 from marketplace.services.settlement.terms import SettlementTerms
-from marketplace.services.settlement.workshop import Planted, Workshop
+from marketplace.services.settlement.workshop import Workshop
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import settlement as queries
+from marketplace.storage.queries.settlement import Cut
 from marketplace.storage.tables import EpochRow, SettlementRow
 from tallystick.audit_secrets import audit_secret_hash
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NanoUsd
-
-RECEIPTS_A_WRITE: Final = 1_000
-"""So many at a time, so that a large epoch does not hold up the holds of the present."""
 
 Place = tuple[FaultKind, Address]
 
@@ -58,7 +56,10 @@ class Sealer:
         self._workshop = workshop
 
     async def seal(self, number: int, ledger: LedgerState) -> EpochRow | None:
-        """Put epoch `number` together and store it; None if nothing is due. Raises ChainUnavailable."""
+        """Put epoch `number` together and store it; None if nothing is due.
+
+        Raises ChainUnavailable, Unavailable if another process stored an epoch meanwhile.
+        """
         secret = self._terms.secret(self._key, ledger.next_epoch)
         if audit_secret_hash(secret) != ledger.audit_secret_hash:
             alarm("audit_secret_unknown", epoch=number, remedy="the owner calls commitAuditSecret")
@@ -69,8 +70,10 @@ class Sealer:
         if draft is None or draft.plan.is_empty:
             return None
         _report(number, draft.plan)
-        tree = await self._workshop.plant()
-        await self._assign(number, tree)
+        # Later than the snapshot, so that all that its rows are made of is under this root or an earlier one.
+        cut = await self._database.write(queries.cut)
+        reach("settlement.cut")
+        tree = await self._workshop.plant(cut)
         rows, chunks = await asyncio.to_thread(self._rows, number, draft)
         epoch = EpochRow(
             number=number,
@@ -83,8 +86,10 @@ class Sealer:
             audit_secret=secret,
             next_audit_secret=self._terms.secret(self._key, number + 1),
             gas_used=0,
+            last_batch=cut.last,
         )
-        await self._database.write(lambda session: _store(session, epoch, rows))
+        if not await self._database.write(lambda session: _store(session, epoch, rows, cut)):
+            raise Unavailable(f"another process put an epoch together while epoch {number} was")
         reach("settlement.sealed")
         return epoch
 
@@ -147,17 +152,6 @@ class Sealer:
                 parts[row.chunk].append(row)
         return [batch(number, 0, part, None) for part in parts if part]
 
-    async def _assign(self, number: int, tree: Planted) -> None:
-        """Give the receipts their places. Until the epoch is stored they are free for the next try."""
-        for first, page in tree.pages(RECEIPTS_A_WRITE):
-
-            def work(session: Session, first: int = first, page: Sequence[bytes] = page) -> None:
-                queries.assign_receipts(session, number, first, page)
-
-            await self._database.write(work)
-            reach("settlement.receipts_assigned")
-        tree.clear()
-
     def _rows(self, number: int, draft: Draft) -> tuple[list[SettlementRow], int]:
         plan = draft.plan
         rows, chunks = chunked(number, plan.charges, plan.payouts, size=self._terms.rows_per_chunk)
@@ -168,10 +162,12 @@ class Sealer:
         return rows, chunks
 
 
-def _store(session: Session, epoch: EpochRow, rows: Sequence[SettlementRow]) -> None:
-    session.add(epoch)
-    session.flush()
-    queries.add_rows(session, rows)
+def _store(session: Session, epoch: EpochRow, rows: Sequence[SettlementRow], cut: Cut) -> bool:
+    """Store an epoch unless another was stored since the cut, whose receipts its tree would have too."""
+    stored = queries.store(session, epoch, cut)
+    if stored:
+        queries.add_rows(session, rows)
+    return stored
 
 
 def _report(number: int, plan: Plan) -> None:

@@ -1,6 +1,6 @@
 """The long work on an epoch, beside everything else that a coordinator does.
 
-    plant   the receipts that are in no epoch yet, in order; their tree's root, its crown kept
+    plant   the tree over receipts in the order of their ids: its root, its crown kept
     file    the epoch's file, under a passing name
 
 A few receipts are a thread's work. Many are for a process of its own (`workbench.py`) of lower priority: a
@@ -13,7 +13,6 @@ thread that computes for seconds takes the interpreter from the event loop again
 import asyncio
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,47 +21,33 @@ from sqlalchemy.orm import Session
 
 from marketplace.domain.errors import Broken, Unavailable
 from marketplace.services.settlement.files import EpochFiles, Staged, file_pieces
+from marketplace.services.settlement.trees import KeptTree
 from marketplace.storage.database import Database
 from marketplace.storage.queries import settlement as queries
+from marketplace.storage.queries.settlement import Cut
 from marketplace.storage.tables import EpochRow
 from tallystick.protocol.eip712 import Domain
-from tallystick.protocol.merkle import receipt_crown
 from tallystick.protocol.receipt_ids import ReceiptIds
 
 MANY: Final = 20_000
 """Receipts from which on a process is worth its start, about a second."""
 _CHILD: Final = "marketplace.services.settlement.workbench"
-_ID_BYTES: Final = 32
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a child is to do: the file of an epoch, or (None) to plant a tree."""
+    """What a child is to do: the tree over receipts, or the file of the epoch of that number."""
 
     books_url: str
     folder: str
     domain: Domain
-    epoch: int | None
+    what: Cut | int
 
 
 class Planted(msgspec.Struct, frozen=True):
-    """A tree: its root, and where the ids under it are written, joined and in order."""
+    """A tree over so many receipts."""
 
     root: bytes
     count: int
-    ids: str
-
-    def pages(self, size: int) -> Iterator[tuple[int, Sequence[bytes]]]:
-        """Give the ids, at most `size` at a time, each time with the place of the first."""
-        first = 0
-        with Path(self.ids).open("rb") as file:
-            while part := file.read(size * _ID_BYTES):
-                page = ReceiptIds(part)
-                yield first, page
-                first += len(page)
-
-    def clear(self) -> None:
-        """Remove the list of ids."""
-        Path(self.ids).unlink(missing_ok=True)
 
 
 class Filed(msgspec.Struct, frozen=True):
@@ -72,16 +57,11 @@ class Filed(msgspec.Struct, frozen=True):
     hash: bytes
 
 
-def plant(session: Session, files: EpochFiles) -> Planted:
-    """Write down which receipts an epoch that is put together now would have, and return their tree."""
-    path = files.passing("ids")
-    with path.open("wb") as file:
-        for receipt_id in queries.unassigned_receipts(session):
-            file.write(receipt_id)
-    ids = ReceiptIds(path.read_bytes())
-    crown = receipt_crown(ids, len(ids))
-    files.keep_crown(crown)
-    return Planted(crown.root, crown.count, str(path))
+def plant(session: Session, files: EpochFiles, cut: Cut) -> Planted:
+    """Return the tree over receipts."""
+    tree = KeptTree.of(ReceiptIds(b"".join(queries.receipt_ids_of(session, cut))))
+    files.keep_tree(tree)
+    return Planted(tree.crown.root, tree.crown.count)
 
 
 def stage_file(session: Session, files: EpochFiles, domain: Domain, epoch: EpochRow) -> Staged:
@@ -98,15 +78,12 @@ class Workshop:
         self._domain = domain
         self._many = many
 
-    async def plant(self) -> Planted:
-        """Return the tree of all receipts that are in no epoch yet; `clear` it after use.
-
-        Raises Unavailable.
-        """
-        count = await self._database.read(queries.count_unassigned)
+    async def plant(self, cut: Cut) -> Planted:
+        """Return the tree over receipts. Raises Unavailable."""
+        count = await self._database.read(lambda session: queries.count_receipts(session, cut))
         if count < self._many:
-            return await self._database.read(lambda session: plant(session, self._files))
-        return msgspec.msgpack.decode(await self._order(None), type=Planted)
+            return await self._database.read(lambda session: plant(session, self._files, cut))
+        return msgspec.msgpack.decode(await self._order(cut), type=Planted)
 
     async def publish(self, epoch: EpochRow) -> bytes:
         """Write the epoch's file out of the books and return its hash; the same books give the same file.
@@ -122,9 +99,9 @@ class Workshop:
             staged = Staged(Path(filed.path), filed.hash)
         return await asyncio.to_thread(self._files.keep, staged)
 
-    async def _order(self, epoch: int | None) -> bytes:
+    async def _order(self, what: Cut | int) -> bytes:
         """Return a child's answer. Raises Unavailable if it was ended, Broken if it failed."""
-        order = Order(self._database.url, str(self._files.folder), self._domain, epoch)
+        order = Order(self._database.url, str(self._files.folder), self._domain, what)
         child = await asyncio.create_subprocess_exec(sys.executable, "-m", _CHILD, stdin=PIPE, stdout=PIPE)
         try:
             answer, _ = await child.communicate(msgspec.msgpack.encode(order))

@@ -6,7 +6,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from marketplace.storage.dialects import insert_or_ignore, upsert
-from marketplace.storage.tables import Account, ChainCursor, ChainEventRow
+from marketplace.storage.tables import WHOLE_BLOCK, Account, ChainCursor, ChainEventRow
 
 A = Account.__table__  # type: ignore[attr-defined]  # SQLModel makes it
 C = ChainCursor.__table__  # type: ignore[attr-defined]
@@ -20,9 +20,11 @@ def cursor(session: Session, name: str) -> ChainCursor | None:
     )
 
 
-def move_cursor(session: Session, name: str, block_number: int, block_hash: bytes) -> None:
-    """Record that `name` has read up to a block."""
-    values = {"block_number": block_number, "block_hash": block_hash}
+def move_cursor(
+    session: Session, name: str, block_number: int, block_hash: bytes, log_index: int = WHOLE_BLOCK
+) -> None:
+    """Record that `name` has read up to a block, or up to one of its events."""
+    values = {"block_number": block_number, "block_hash": block_hash, "log_index": log_index}
     statement = upsert(session, C).values(name=name, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[C.c.name], set_=values))
 

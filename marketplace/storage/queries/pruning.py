@@ -1,9 +1,8 @@
 """Statements about receipts and jobs that leave the books, and about what is kept of them."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
-from sqlalchemy import delete, func, insert, or_, select
+from sqlalchemy import delete, func, insert, select
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
@@ -11,19 +10,11 @@ from marketplace.domain.jobs import JobState
 from marketplace.storage.dialects import upsert
 from marketplace.storage.queries.jobs import J
 from marketplace.storage.queries.receipts import R
-from marketplace.storage.queries.settlement import P
+from marketplace.storage.queries.settlement import P, epoch_of
 from marketplace.storage.tables import EpochRow, PrunedReceipt, PrunedSum
 
 G = PrunedReceipt.__table__  # type: ignore[attr-defined]  # SQLModel makes it
 U = PrunedSum.__table__  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A place in an epoch's file."""
-
-    epoch: int
-    leaf: int
 
 
 def closed_before(session: Session, before: int) -> Sequence[EpochRow]:
@@ -37,9 +28,8 @@ def old_jobs(
 ) -> Sequence[bytes]:
     """Return up to `limit` jobs by id, after one, that ended before a time (ms) and whose receipts are all
     in these epochs."""
-    elsewhere = select(R.c.id).where(
-        R.c.job_id == J.c.id, or_(R.c.epoch.is_(None), R.c.epoch.not_in(list(epochs)))
-    )
+    in_one = func.coalesce(epoch_of(R.c.batch).in_(list(epochs)), False)
+    elsewhere = select(R.c.id).where(R.c.job_id == J.c.id, ~in_one)
     statement = (
         select(J.c.id)
         .where(J.c.id > after, J.c.state != JobState.ACCEPTED.value, J.c.finished_at < before)
@@ -51,10 +41,9 @@ def old_jobs(
 
 
 def drop_jobs(session: Session, jobs: Sequence[bytes]) -> int:
-    """Take jobs and their receipts out of the books, but for places and sums; return how many receipts."""
+    """Take jobs and their receipts out of the books, but for epochs and sums; return how many receipts."""
     of = R.c.job_id.in_(jobs)
-    places = select(R.c.id, R.c.epoch, R.c.leaf).where(of)
-    session.execute(insert(G).from_select(["id", "epoch", "leaf"], places))
+    session.execute(insert(G).from_select(["id", "epoch"], select(R.c.id, epoch_of(R.c.batch)).where(of)))
     charged, kept = func.sum(R.c.charge), func.sum(R.c.charge - R.c.fee)
     for owner, amount in session.execute(select(R.c.payer_id, charged).where(of).group_by(R.c.payer_id)):
         _add(session, "spent", owner, int(amount))
@@ -69,10 +58,9 @@ def drop_jobs(session: Session, jobs: Sequence[bytes]) -> int:
     return int(count)
 
 
-def find(session: Session, receipt_id: bytes) -> Place | None:
-    """Return where a pruned receipt is, None if it is none."""
-    found = session.execute(select(G.c.epoch, G.c.leaf).where(G.c.id == receipt_id)).one_or_none()
-    return None if found is None else Place(*found)
+def epoch_of_pruned(session: Session, receipt_id: bytes) -> int | None:
+    """Return the epoch of a pruned receipt, None if it is none."""
+    return session.scalar(select(G.c.epoch).where(G.c.id == receipt_id))
 
 
 def count(session: Session) -> int:

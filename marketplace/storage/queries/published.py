@@ -15,6 +15,11 @@ def find_epoch(session: Session, number: int) -> EpochRow | None:
     return session.get(EpochRow, number)
 
 
+def epoch_of_batch(session: Session, batch: int) -> EpochRow | None:
+    """Return the epoch that has a batch of receipts, None while it is not put together."""
+    return session.scalar(select(EpochRow).where(E.c.last_batch >= batch).order_by(E.c.last_batch).limit(1))
+
+
 def latest_epochs(session: Session, limit: int) -> Sequence[EpochRow]:
     """Return the latest epochs, newest first."""
     return session.scalars(select(EpochRow).order_by(E.c.number.desc()).limit(limit)).all()

@@ -85,10 +85,11 @@ def ripe(session: Session, now: int, limit: int) -> Sequence[Any]:
     return session.execute(statement).all()
 
 
-def set_matured(session: Session, receipt_ids: Sequence[bytes]) -> None:
-    """Mark receipts as matured."""
+def set_matured(session: Session, receipt_ids: Sequence[bytes], batch: int) -> None:
+    """Mark receipts as matured into a batch."""
     for start in range(0, len(receipt_ids), 500):
-        session.execute(update(R).where(R.c.id.in_(receipt_ids[start : start + 500])).values(matured=True))
+        some = R.c.id.in_(receipt_ids[start : start + 500])
+        session.execute(update(R).where(some).values(matured=True, batch=batch))
 
 
 def of_account(session: Session, account_id: str, *, after: bytes | None, limit: int) -> Sequence[ReceiptRow]:

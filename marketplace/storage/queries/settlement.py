@@ -1,4 +1,8 @@
-"""Statements about epochs: who is due, which receipts belong to an epoch, its rows, and how far it is."""
+"""Statements about epochs: who is due, which receipts belong to an epoch, its rows, and how far it is.
+
+Receipts mature into the batch that is open. `cut` opens the next one: from then on it is fixed what has
+matured before, and an epoch is made of that. Nothing is written to the receipts when it is.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,26 +10,24 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    CompoundSelect,
     Select,
     and_,
-    bindparam,
     delete,
     func,
     insert,
     or_,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import AccountKind
 from marketplace.storage.queries.accounts import A
-from marketplace.storage.tables import Account, EpochRow, ReceiptRow, SettlementRow
+from marketplace.storage.tables import Account, EpochRow, OpenBatch, ReceiptRow, SettlementRow
 from tallystick.protocol.money import SCALE
 
-P = EpochRow.__table__  # type: ignore[attr-defined]  # SQLModel makes it
+B = OpenBatch.__table__  # type: ignore[attr-defined]  # SQLModel makes it
+P = EpochRow.__table__  # type: ignore[attr-defined]
 R = ReceiptRow.__table__  # type: ignore[attr-defined]
 S = SettlementRow.__table__  # type: ignore[attr-defined]
 
@@ -141,47 +143,95 @@ def is_still(session: Session, was: EpochRow) -> bool:
     return bool((now.state == "sealed") == (was.state == "sealed"))
 
 
-def unassigned_receipts(session: Session) -> Iterator[bytes]:
-    """Give the ids of matured receipts that are in no epoch that was put together, in order."""
-    yield from session.scalars(_unassigned(R.c.id).order_by("id"), execution_options=_FEW_AT_A_TIME)
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The receipts of the batches after one, up to another."""
+
+    after: int
+    last: int
 
 
-def count_unassigned(session: Session) -> int:
-    """Return how many ids `unassigned_receipts` gives."""
-    return session.scalar(select(func.count()).select_from(_unassigned(R.c.id).subquery())) or 0
+def open_batch(session: Session) -> int:
+    """Return the batch that receipts mature into; it stays open to the end of the work."""
+    return int(session.execute(select(B.c.number).with_for_update(read=True)).scalar_one())
 
 
-def _unassigned(column: Any) -> CompoundSelect[Any]:
-    last = select(func.coalesce(func.max(P.c.number), -1)).scalar_subquery()
-    # Two questions, each with an index of its own: joined by OR, SQLite would read every receipt there is.
-    never = select(column).where(R.c.matured.is_(True), R.c.epoch.is_(None))
-    not_yet = select(column).where(R.c.matured.is_(True), R.c.epoch.is_not(None), R.c.epoch > last)
-    return union_all(never, not_yet)
+def cut(session: Session) -> Cut:
+    """Return all receipts that have matured and are in no epoch; what matures later is not among them."""
+    session.execute(update(B).values(number=B.c.number + 1))
+    return Cut(_last_batch(session), open_batch(session) - 1)
 
 
-def assign_receipts(session: Session, number: int, first_leaf: int, ids: Sequence[bytes]) -> None:
-    """Give receipts their epoch and their places in its tree, from `first_leaf` on."""
-    statement = update(R).where(R.c.id == bindparam("receipt")).values(epoch=number, leaf=bindparam("place"))
-    places = [{"receipt": one, "place": first_leaf + at} for at, one in enumerate(ids)]
-    if places:
-        session.connection().execute(statement, places)
+def cut_of(session: Session, epoch: EpochRow) -> Cut:
+    """Return the receipts of an epoch that was put together."""
+    before = select(func.max(P.c.last_batch)).where(P.c.last_batch < epoch.last_batch)
+    found = session.scalar(before)
+    return Cut(-1 if found is None else found, epoch.last_batch)
 
 
-def receipts_of(session: Session, number: int, first_leaf: int, limit: int) -> Sequence[Any]:
-    """Return (body, payer) of an epoch's receipts in the order of its tree, from `first_leaf` on."""
-    statement = select(R.c.body, R.c.payer_id).where(R.c.epoch == number, R.c.leaf >= first_leaf)
-    return session.execute(statement.order_by(R.c.leaf).limit(limit)).all()
+def batch_before_free(session: Session) -> int:
+    """Return a new batch, without receipts, that comes before all receipts that are in no epoch."""
+    made_of = cut(session)
+    session.execute(update(R).where(_in(session, made_of)).values(batch=made_of.last + 1))
+    return made_of.last
 
 
-def receipt_ids_of(session: Session, number: int) -> Sequence[bytes]:
-    """Return the ids of an epoch's receipts in the order of its tree."""
-    return session.scalars(select(R.c.id).where(R.c.epoch == number).order_by(R.c.leaf)).all()
+def store(session: Session, epoch: EpochRow, made_of: Cut) -> bool:
+    """Add an epoch that was put together, unless another has some of its receipts; return whether."""
+    # Whoever else stores one now waits here.
+    session.execute(select(B.c.number).with_for_update()).one()
+    if _last_batch(session) != made_of.after:
+        return False
+    session.add(epoch)
+    session.flush()
+    return True
 
 
-def receipt_ids_between(session: Session, number: int, places: range) -> Sequence[bytes]:
-    """Return the ids at consecutive places of an epoch's tree, of those receipts that are in the books."""
-    is_there = (R.c.epoch == number) & (R.c.leaf >= places.start) & (R.c.leaf < places.stop)
-    return session.scalars(select(R.c.id).where(is_there).order_by(R.c.leaf)).all()
+def epoch_of(batch: Any) -> Any:
+    """Return, as a term, the number of the epoch that has a batch, NULL if none."""
+    found = select(P.c.number).where(P.c.last_batch >= batch).order_by(P.c.last_batch).limit(1)
+    return found.scalar_subquery()
+
+
+def count_receipts(session: Session, made_of: Cut) -> int:
+    """Return how many receipts there are."""
+    return session.scalar(select(func.count()).select_from(R).where(_in(session, made_of))) or 0
+
+
+def receipts_of(session: Session, made_of: Cut) -> Iterator[Any]:
+    """Give (body, payer) of receipts in the order of their ids, which is that of an epoch's tree."""
+    statement = select(R.c.body, R.c.payer_id).where(_in(session, made_of)).order_by(R.c.id)
+    yield from session.execute(statement, execution_options=_FEW_AT_A_TIME)
+
+
+def receipt_ids_of(session: Session, made_of: Cut) -> Iterator[bytes]:
+    """Give the ids of receipts in order."""
+    statement = select(R.c.id).where(_in(session, made_of)).order_by(R.c.id)
+    yield from session.scalars(statement, execution_options=_FEW_AT_A_TIME)
+
+
+def receipt_ids_between(session: Session, made_of: Cut, first: bytes, end: bytes) -> Sequence[bytes]:
+    """Return the ids from `first` on and before `end` of receipts that are in the books, in order."""
+    is_there = _in(session, made_of) & (R.c.id >= first) & (R.c.id < end)
+    return session.scalars(select(R.c.id).where(is_there).order_by(R.c.id)).all()
+
+
+def _in(session: Session, made_of: Cut) -> Any:
+    """Return the condition that a receipt is in a cut, by naming the one or few batches that are not empty.
+
+    With a range instead, the index would not give the receipts in the order of their ids.
+    """
+    batches: list[int] = []
+    at: int | None = made_of.after
+    while (
+        at := session.scalar(select(func.min(R.c.batch)).where(R.c.batch > at, R.c.batch <= made_of.last))
+    ) is not None:
+        batches.append(at)
+    return R.c.batch.in_(batches)
+
+
+def _last_batch(session: Session) -> int:
+    return int(session.execute(select(func.coalesce(func.max(P.c.last_batch), -1))).scalar_one())
 
 
 def rows_of(session: Session, number: int) -> Sequence[SettlementRow]:

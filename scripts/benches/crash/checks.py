@@ -90,9 +90,9 @@ def _is_settled(session: Session) -> bool:
         return False
     running = session.execute(select(J.c.id).where(J.c.state == "accepted").limit(1)).first()
     last = settlement_queries.last_sealed(session)
-    newest = -1 if last is None else last.number
+    newest = -1 if last is None else last.last_batch
     open_receipt = session.execute(
-        select(R.c.id).where((R.c.epoch.is_(None)) | (R.c.epoch > newest)).limit(1)
+        select(R.c.id).where((R.c.batch.is_(None)) | (R.c.batch > newest)).limit(1)
     ).first()
     unpaid = session.execute(
         select(A.c.id)

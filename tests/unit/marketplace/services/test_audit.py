@@ -72,10 +72,10 @@ MONEY = {
         (column, condition)
         for column in (
             *("id", "job_id", "attempt", "account_id", "payer_id", "operator_id", "node", "charge", "fee"),
-            *("body", "taken_epoch", "taken_signature", "matured", "epoch", "leaf"),
+            *("body", "taken_epoch", "taken_signature", "matured", "batch"),
         )
-        for condition in ("epoch IS NOT NULL", "epoch IS NULL")
-        if column not in ("epoch", "leaf") or condition == "epoch IS NOT NULL"
+        for condition in ("batch IS NOT NULL", "batch IS NULL")
+        if column != "batch" or condition == "batch IS NOT NULL"
     ),
     "entry": (
         ("amount", "1"),
@@ -89,7 +89,9 @@ MONEY = {
             *("receipts_root", "receipt_count", "file_hash", "chunks", "audit_secret", "next_audit_secret"),
             "state",
         )
-    ),
+    )
+    + (("last_batch", "number = (SELECT max(number) FROM epoch)"),),
+    "open_batch": (),
     "settlement_row": tuple(
         (column, f"kind = '{kind}' AND account_id <> 'treasury'")
         for kind in ("charge", "payout")
@@ -106,7 +108,7 @@ MONEY = {
 }
 """Every column that says whose money is where, with a condition for the row whose value is changed."""
 KEPT = {
-    "pruned_receipt": (("id", "1"), ("epoch", "1"), ("leaf", "1")),
+    "pruned_receipt": (("id", "1"), ("epoch", "1")),
     "pruned_sum": (("amount", "1"), ("owner", "1")),
 }
 LOST = {
@@ -115,6 +117,7 @@ LOST = {
     "receipt",
     "entry",
     "epoch",
+    "open_batch",
     "settlement_row",
     "chain_event",
     "pruned_receipt",

@@ -10,6 +10,9 @@ from marketplace.domain.errors import BadRequest
 from marketplace.domain.ports.chain import StakeChanged
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.domain.ports.stake import NodeStake
+from marketplace.services import deposits
+from marketplace.services.audit_chain import audit_chain
+from marketplace.services.audit_events import audit_events
 from marketplace.services.consents import Consents
 from marketplace.services.deposits import ChainWatcher
 from marketplace.storage.database import Database
@@ -22,6 +25,10 @@ from tests.support.nodes import key_of
 
 ALICE, BOB = 3, 4
 CONFIRMATIONS = 3
+
+
+class Crash(BaseException):
+    """The end of a process."""
 
 
 @dataclass
@@ -226,6 +233,58 @@ async def test_a_restarted_watcher_goes_on_where_the_last_one_stopped(setting: S
     )
     await other.poll()
     assert await setting.balance(ALICE) == 6 * USD
+
+
+async def crash_in_the_middle_of_a_block(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a deposit come with a right in one transaction, and the process end when one of both is booked."""
+    await setting.driver.mine(5)
+    await setting.driver.deposit(ALICE, 5 * USD, authorized=2 * USD)
+    await setting.watcher.poll()
+    await setting.driver.mine(CONFIRMATIONS)
+
+    def crash(point: str) -> None:
+        if point == "deposits.after_confirmed":
+            raise Crash
+
+    monkeypatch.setattr(deposits, "EVENTS_A_WRITE", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(deposits, "reach", crash)
+        with pytest.raises(Crash):
+            await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.authorized) in ((5 * USD, 0), (0, 2 * USD))
+    assert await audit_chain(setting.database, setting.driver.chain) == []
+    assert await audit_events(setting.database, setting.driver.chain, 0) == []
+
+
+async def test_a_crash_in_the_middle_of_a_block_loses_nothing_and_books_nothing_twice(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crash_in_the_middle_of_a_block(setting, monkeypatch)
+    await setting.watcher.poll()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.deposited, account.authorized) == (5 * USD, 5 * USD, 2 * USD)
+    assert await audit_events(setting.database, setting.driver.chain, 0) == []
+
+
+async def test_a_block_that_vanishes_when_half_of_it_is_booked_is_taken_back(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await crash_in_the_middle_of_a_block(setting, monkeypatch)
+    await setting.driver.reorganise(CONFIRMATIONS + 1)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.deposited, account.authorized) == (0, 0, 0)
+    await setting.driver.deposit(ALICE, 3 * USD, authorized=USD)
+    await setting.confirm()
+    account = await setting.books(ALICE)
+    assert account is not None
+    assert (account.balance, account.deposited, account.authorized) == (3 * USD, 3 * USD, USD)
+    assert await audit_chain(setting.database, setting.driver.chain) == []
+    assert await audit_events(setting.database, setting.driver.chain, 0) == []
 
 
 async def test_whoever_keeps_stakes_hears_that_they_moved(tmp_path: Path) -> None:

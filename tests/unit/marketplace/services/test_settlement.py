@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from marketplace.domain.accounts import TREASURY_ID
+from marketplace.domain.errors import Broken
 from marketplace.services import ledger
 from marketplace.services.alarms import ALARMS
 from marketplace.services.audit_chain import audit_chain
 from marketplace.services.settlement import EpochProofs
 from marketplace.services.settlement.files import read_file
-from marketplace.storage.queries import settlement as queries
 from tallystick.protocol.epochfile import decode_epoch
 from tallystick.protocol.merkle import receipt_tree, verify
 from tallystick.protocol.money import NanoUsd
@@ -383,19 +383,20 @@ async def test_every_matured_receipt_is_under_the_root_also_without_a_row_of_its
     await town.work(bob, OPERATOR, 7)
     epoch = await town.end_epoch()
     proofs = EpochProofs(town.database)
-    assert await proofs.inclusion(epoch, 0) is None
+    assert await proofs.inclusion(epoch, b"\x07" * 32) is None
     await town.settle()
     closed = await town.epoch(epoch)
     assert closed is not None
     file = decode_epoch(await read_file(town.files, closed.file_hash))
     assert len(file.receipt_ids) == 3
     assert receipt_tree(file.receipt_ids).root == closed.receipts_root
-    stored = await town.database.read(lambda session: queries.receipt_ids_of(session, epoch))
-    assert tuple(stored) == file.receipt_ids
-    for leaf, receipt_id in enumerate(stored):
-        inclusion = await proofs.inclusion(epoch, leaf)
+    for place, receipt_id in enumerate(file.receipt_ids):
+        inclusion = await proofs.inclusion(epoch, receipt_id)
         assert inclusion is not None
+        assert inclusion.proof.index == place
         assert verify(inclusion.root, receipt_id, inclusion.proof)
+    with pytest.raises(Broken, match="not under the root"):
+        await proofs.inclusion(epoch, b"\x07" * 32)
 
 
 async def test_the_next_epoch_takes_only_receipts_that_no_epoch_has(small_town: Town) -> None:

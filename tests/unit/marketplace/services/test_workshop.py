@@ -52,9 +52,10 @@ async def test_a_process_of_its_own_puts_an_epoch_together_and_its_receipts_are_
     file = decode_epoch(made.files.path(epoch.file_hash).read_bytes())
     assert (file.hash, receipt_tree(file.receipt_ids).root) == (epoch.file_hash, epoch.receipts_root)
     for proofs in (EpochProofs(made.database, made.files), EpochProofs(made.database)):
-        for leaf, receipt_id in enumerate(file.receipt_ids):
-            inclusion = await proofs.inclusion(number, leaf)
+        for place, receipt_id in enumerate(file.receipt_ids):
+            inclusion = await proofs.inclusion(number, receipt_id)
             assert inclusion is not None
+            assert inclusion.proof.index == place
             assert verify(epoch.receipts_root, receipt_id, inclusion.proof)
     assert not list(made.files.folder.glob("*.new"))
     await made.check()
@@ -96,11 +97,12 @@ async def test_a_lost_crown_is_made_anew_and_a_damaged_one_is_not_believed(small
     await made.settle()
     epoch = await made.epoch(number)
     assert epoch is not None
+    receipt_id = made.files.load(epoch.file_hash).receipt_ids[0]
     kept = made.files.folder / f"{epoch.receipts_root.hex()}.crown"
     right = kept.read_bytes()
     for damage in (None, b"", right[:-1], right.replace(epoch.receipts_root, bytes(32))):
         kept.unlink()
         if damage is not None:
             kept.write_bytes(damage)
-        assert await EpochProofs(made.database, made.files).inclusion(number, 0) is not None
+        assert await EpochProofs(made.database, made.files).inclusion(number, receipt_id) is not None
         assert kept.read_bytes() == right

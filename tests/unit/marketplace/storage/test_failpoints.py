@@ -34,7 +34,7 @@ LAST = {
     "mail.py:_write": "as above",
     "files.py:_sync_folder": "its caller has the fail point",
     "files.py:stage": "what is staged is kept by the caller, who has the fail point, or made again",
-    "files.py:keep_crown": "a crown that is lost is made anew",
+    "files.py:keep_tree": "a crown that is lost is made anew",
     "keeping.py:write_archive": "an archive that is cut short is made again",
 }
 """Functions whose effect needs no fail point beside it, and why."""
