@@ -240,8 +240,8 @@ class Database:
             _resolve(waiting.told, outcome)
             if waiting.ran is not None:
                 _resolve(waiting.ran, outcome)
-                if isinstance(outcome, Failure):
-                    waiting.told.exception()  # who awaits `ran` and is told of it there leaves this one alone
+                if not waiting.told.cancelled():
+                    waiting.told.exception()  # who is told of it by `ran` may leave this one alone
         loop.call_soon(self._begin_group, loop)
 
     # What follows runs in the writer's thread.

@@ -137,6 +137,22 @@ async def test_what_a_short_write_raises_is_told_once(database: Database) -> Non
     assert await names(database) == ["a"]
 
 
+async def test_nobody_who_gave_up_keeps_others_from_being_told(database: Database) -> None:
+    def fail(session: Session) -> None:
+        raise RuntimeError("no")
+
+    gate, waiting = await shut_gate(database)
+    given_up = database.begin_short(fail)
+    other = asyncio.create_task(database.write_short(add("a")))
+    await asyncio.sleep(0)
+    given_up.ran.cancel()
+    gate.opened.set()
+    await waiting
+    given_up.durable.cancel()
+    assert await other == "a"
+    assert await database.write(add("b")) == "b"
+
+
 async def test_a_thousand_short_writes_share_commits_with_long_ones(database: Database) -> None:
     def count(session: Session) -> None:
         session.execute(update(Lease).values(until=Lease.until + 1))
