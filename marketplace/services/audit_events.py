@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from marketplace.domain.ports.chain import Authorized, Chain, ConsentKeyAdded, Deposited, Withdrawn
 from marketplace.services.audit_books import Finding
-from marketplace.services.chain_books import CONSENT_KEY, MOST
+from marketplace.services.chain_books import CANCELLED, CONSENT_KEY, MOST
 from marketplace.services.deposits import CONFIRMED, FRESH, Position, position_of
 from marketplace.storage.database import Database
 from marketplace.storage.queries import chain as queries
@@ -82,7 +82,7 @@ def _stored(session: Session) -> tuple[Mapping[_Place, _Event], Sequence[ChainCu
         (row.transaction, row.log_index): _Event(
             row.kind, row.account_id, None if row.kind == "authorized" else row.amount, row.block_number
         )
-        for row in session.scalars(select(ChainEventRow))
+        for row in session.scalars(select(ChainEventRow).where(queries.E.c.kind != CANCELLED))
     }
     return events, session.scalars(select(ChainCursor).order_by(queries.C.c.name)).all()
 

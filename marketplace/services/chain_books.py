@@ -32,6 +32,8 @@ withdrawals are cut has nothing left of what it deposited.
 
 CONSENT_KEY: Final = "consent key "
 """How the kind of an event begins that added the key which follows."""
+CANCELLED: Final = "cancelled request"
+"""The kind of an event that took a request back. Books that were begun earlier lack those of then."""
 
 
 def apply_confirmed(
@@ -72,6 +74,8 @@ def apply_fresh(
             case WithdrawalRequested():
                 amount = NanoUsd(min(event.amount, MOST))
                 ledger.note_withdrawal_request(session, event.account, amount, event.payable_at * 1000, now)
+                if not amount:
+                    _is_new(session, event, CANCELLED, event.account, amount)
             case Withdrawn():
                 _book_withdrawal(session, event, now)
             case Authorized():

@@ -26,7 +26,7 @@ from marketplace.domain.ports.chain import (
 )
 from marketplace.domain.ports.clock import Clock
 from marketplace.services import ledger
-from marketplace.services.chain_books import MOST, apply_confirmed, apply_fresh, undo
+from marketplace.services.chain_books import CANCELLED, MOST, apply_confirmed, apply_fresh, undo
 from marketplace.storage.database import Database
 from marketplace.storage.failpoints import reach
 from marketplace.storage.queries import chain as queries
@@ -171,6 +171,8 @@ class ChainWatcher:
         rows = await self._database.read(lambda session: queries.events_since(session, start))
         gone = [row for row in rows if not await self._has(row)]
         latest = await self._chain.accounts(sorted({Address(row.account_id) for row in gone}))
+        # A cancellation that vanished leaves a request of before, which may be too old to be read again.
+        exits = {who: await self._chain.exit_of(Address(who)) for who in _cancelled(gone)}
         restart = await self._chain.block(start - 1) if start else None
         now = self._clock.now_ms()
         log.warning(
@@ -179,6 +181,7 @@ class ChainWatcher:
 
         def work(session: Session) -> None:
             undo(session, gone, latest, now)
+            _correct(session, exits, now)
             hash_there = bytes(32) if restart is None else restart.hash
             queries.move_cursor(session, cursor.name, start - 1, hash_there)
 
@@ -193,6 +196,10 @@ class ChainWatcher:
 def position_of(event: ChainEvent) -> Position:
     """Return where on the chain an event is, to be compared with a cursor's position."""
     return event.place.block_number, event.place.log_index
+
+
+def _cancelled(rows: Sequence[ChainEventRow]) -> set[str]:
+    return {row.account_id for row in rows if row.kind == CANCELLED}
 
 
 def _correct(session: Session, exits: dict[str, Exit], now: int) -> None:

@@ -223,6 +223,30 @@ async def test_a_request_that_a_reorganisation_removed_is_forgotten(setting: Set
     assert account.requested == 0
 
 
+async def test_a_request_whose_cancellation_a_reorganisation_removed_stands_again_however_old(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("marketplace.services.deposits.DEEPEST_REORGANISATION", 8)
+    await setting.driver.deposit(ALICE, 5 * USD)
+    await setting.driver.request_withdrawal(ALICE, 3 * USD)
+    await setting.driver.mine(20)
+    await setting.watcher.poll()
+    asked = await setting.books(ALICE)
+    assert asked is not None
+    assert asked.requested == 3 * USD
+    await setting.driver.request_withdrawal(ALICE, 0)
+    await setting.driver.mine()
+    await setting.watcher.poll()
+    cancelled = await setting.books(ALICE)
+    assert cancelled is not None
+    assert cancelled.requested == 0
+    await setting.driver.reorganise(2)
+    await setting.watcher.poll()
+    again = await setting.books(ALICE)
+    assert again is not None
+    assert (again.requested, again.requested_payable_at) == (3 * USD, asked.requested_payable_at)
+
+
 async def test_a_restarted_watcher_goes_on_where_the_last_one_stopped(setting: Setting) -> None:
     await setting.driver.deposit(ALICE, 5 * USD)
     await setting.confirm()
