@@ -146,10 +146,12 @@ class Database:
         """Finish the writes that wait, and close. A second call does nothing."""
         if not self._closed:
             self._closed = True
-            if self._is_busy:
-                self._drained = asyncio.get_running_loop().create_future()
-                await self._drained
-            self._steps.put(None)
+            try:
+                if self._is_busy:
+                    self._drained = asyncio.get_running_loop().create_future()
+                    await self._drained
+            finally:
+                self._steps.put(None)
         await asyncio.to_thread(self._shut)
 
     def _shut(self) -> None:
@@ -186,7 +188,7 @@ class Database:
         self._running = len(group)
         if not group:
             self._is_busy = False
-            if self._drained is not None:
+            if self._drained is not None and not self._drained.done():
                 self._drained.set_result(None)
             return
         outcomes = self._run_here(group, loop) if is_for_here else None
