@@ -35,14 +35,13 @@ from marketplace.services import ledger
 from marketplace.services.audit_books import audit_books
 from marketplace.services.balances import statement
 from marketplace.services.ledger.credit import TreasuryShort
-from marketplace.storage.engines import open_writer
 from marketplace.storage.prepared import DRIVER
 from marketplace.storage.queries import accounts
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import receipt_charge, receipt_fee_up
 from tests.support.books import NOW, TERMS, TREASURY, api_key, make_job, taken
-from tests.support.machines import machine_settings, new_books, quick_folder
+from tests.support.machines import machine_settings, place
 
 WALLETS = [Address("0x" + f"{number:040x}") for number in (1, 2)]
 EMAILS = ["carol", "dave"]
@@ -113,9 +112,8 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.expired_to = 0
         self.steps = 0
-        self.folder = quick_folder()
-        self.engine = open_writer(new_books(self.folder.name))
-        self.session = Session(self.engine, expire_on_commit=False)
+        place().renew()
+        self.session = Session(place().writer, expire_on_commit=False)
         self.driver: Any = self.session.connection().connection.driver_connection
         self.session.info[DRIVER] = self.driver
         self.model = Books()
@@ -145,8 +143,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         assert audit_books(self.session).findings == ()
         self.session.close()
-        self.engine.dispose()
-        self.folder.cleanup()
+        place().close()
 
     def of(self, account_id: str) -> Model:
         return self.model.accounts[account_id]
@@ -245,7 +242,7 @@ class LedgerMachine(RuleBasedStateMachine):
         prices: tuple[int, int],
         fee_bps: int,
     ) -> OpenJob | object:
-        shown = statement(self.session, account_id, TERMS.unsigned_allowance).available
+        shown = statement(self.session, account_id, TERMS, self.now).available
         key_id = f"{account_id}/key" if with_key and f"{account_id}/key" in self.model.caps else ""
         self.number += 1
         job = make_job(
@@ -429,7 +426,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def what_is_shown_as_available_can_be_held_and_not_one_more(self) -> None:
         self.steps += 1
         account_id, more = [*WALLETS, *EMAILS][self.steps // 2 % 4], self.steps % 2
-        amount = statement(self.session, account_id, TERMS.unsigned_allowance).available + more
+        amount = statement(self.session, account_id, TERMS, self.now).available + more
         self.number += 1
         job = make_job(account_id, number=self.number, hold=amount)
         self.driver.execute("SAVEPOINT probe")

@@ -5,15 +5,21 @@ tests/stateful
 """
 
 import atexit
+import logging
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import structlog
 from hypothesis import HealthCheck, settings
+from sqlalchemy import Engine
 
-from marketplace.storage.engines import open_writer
+from marketplace.storage.engines import open_reader, open_writer
 from marketplace.storage.migrate import upgrade
 
 NIGHT = 10
@@ -37,25 +43,47 @@ def machine_settings(*, examples: int, steps: int) -> settings:
     )
 
 
-def quick_folder() -> "tempfile.TemporaryDirectory[str]":
-    """Return a folder for one example, in memory if the machine has a place for it."""
-    return tempfile.TemporaryDirectory(prefix="machine-", dir=MEMORY if MEMORY.is_dir() else None)
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Log nothing: a machine brings about every trouble there is, thousands of times."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
 
 
-def new_books(folder: str) -> str:
-    """Put new books into a folder, a copy of ones that were made once, and return their URL."""
-    path = Path(folder) / "books.sqlite"
-    shutil.copyfile(_empty_books(), path)
-    return f"sqlite+pysqlite:///{path}"
+@dataclass(frozen=True)
+class Place:
+    """Where a process keeps the books of its machines, one example's after another's."""
+
+    folder: Path
+    writer: Engine
+    reader: Engine
+    empty: Path
+
+    def renew(self) -> None:
+        """Begin with new books, a copy of ones that were made once, and an empty folder of epochs."""
+        self.close()
+        for old in self.folder.glob("books.sqlite*"):
+            old.unlink()
+        shutil.rmtree(self.folder / "epochs", ignore_errors=True)
+        shutil.copyfile(self.empty, self.folder / "books.sqlite")
+
+    def close(self) -> None:
+        """Close the file, as the end of a process does."""
+        self.writer.dispose()
+        self.reader.dispose()
 
 
 @cache
-def _empty_books() -> Path:
-    """Return new books; their migrations take longer than many steps."""
-    folder = tempfile.mkdtemp(prefix="empty-books-")
+def place() -> Place:
+    """Return this process's place. Its engines stay: what they have compiled takes longer than most steps."""
+    folder = Path(tempfile.mkdtemp(prefix="machines-", dir=MEMORY if MEMORY.is_dir() else None))
     atexit.register(shutil.rmtree, folder)
-    path = Path(folder) / "books.sqlite"
-    engine = open_writer(f"sqlite+pysqlite:///{path}")
-    upgrade(engine)
-    engine.dispose()
-    return path
+    empty = open_writer(f"sqlite+pysqlite:///{folder}/empty.sqlite")
+    upgrade(empty)
+    empty.dispose()
+    url = f"sqlite+pysqlite:///{folder}/books.sqlite"
+    return Place(folder, open_writer(url), open_reader(url), folder / "empty.sqlite")
