@@ -156,6 +156,12 @@ def charge_line(debtor: Debtor, on_chain: ChainAccount) -> Line:
     return Line(debtor.account_id, debtor.address, on_chain.spent, amount, consent)
 
 
+def recharged(line: Line, on_chain: ChainAccount) -> Line:
+    """Return a debtor's row that was not sent as it can be sent now: for no more than it was planned for."""
+    debtor = Debtor(line.account_id, line.address, line.amount, line.consent, False, None)
+    return charge_line(debtor, on_chain)
+
+
 def plan_rows(
     debtors: Sequence[Debtor],
     creditors: Sequence[Creditor],

@@ -96,8 +96,9 @@ class Sealer:
     async def _draft(self, number: int, snapshot: Snapshot, now: int) -> Draft | None:
         """Return a plan that the Ledger would take, less the rows that it would not; None if none helps."""
         aside: dict[Place, tuple[Line, str]] = {}
-        on_chain = await self._chain.accounts(snapshot.addresses)
         while True:
+            # Read again after each fault: what made one row bad, like a withdrawal, may have made many so.
+            on_chain = await self._chain.accounts(snapshot.addresses)
             plan = await asyncio.to_thread(self._plan, snapshot, on_chain, aside, now)
             found = await self._objection(number, plan)
             if found is None:

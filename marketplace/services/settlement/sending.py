@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
-from marketplace.domain.epochs import NOTHING, Line, balance
+from marketplace.domain.epochs import NOTHING, Line, balance, recharged
 from marketplace.domain.ports.chain import BatchRefused, Chain, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
@@ -99,7 +99,7 @@ class Courier:
         on_chain = await self._chain.accounts(sorted(lines | set(snapshot.addresses)))
         fresh = replace(
             rest,
-            charges=[replace(one, before=on_chain.get(one.address, NOTHING).spent) for one in rest.charges],
+            charges=[recharged(one, on_chain.get(one.address, NOTHING)) for one in rest.charges],
             payouts=[replace(one, before=on_chain.get(one.address, NOTHING).earned) for one in rest.payouts],
         )
         treasury = snapshot.treasury_on(on_chain)
@@ -120,10 +120,17 @@ class Courier:
             lambda session: _replace(session, epoch, chunk, chunks, planned, rest.fault_row, fault)
         )
         if replaced:
-            self._report(epoch.number, rest, fault, deferred)
+            self._report(epoch.number, rest, fault, deferred, _cut(rest.charges, fresh.charges))
             reach("settlement.amended")
 
-    def _report(self, number: int, rest: Rest, fault: Fault, deferred: Mapping[Address, int]) -> None:
+    def _report(
+        self,
+        number: int,
+        rest: Rest,
+        fault: Fault,
+        deferred: Mapping[Address, int],
+        short: Mapping[Address, int],
+    ) -> None:
         if rest.fault_row is None:
             log.warning("epoch_balanced_again", epoch=number, reason=fault.reason)
         else:
@@ -131,6 +138,8 @@ class Courier:
             alarm("row_set_aside", epoch=number, account=address, row=fault.kind, reason=fault.reason)
         for account, amount in deferred.items():
             alarm("payout_deferred", epoch=number, account=account, amount=amount)
+        for account, amount in short.items():
+            alarm("consumer_short", epoch=number, account=account, amount=amount)
 
 
 def _rest(rows: Sequence[SettlementRow], chunk: int, fault: Fault) -> Rest:
@@ -159,6 +168,12 @@ def _rest(rows: Sequence[SettlementRow], chunk: int, fault: Fault) -> Rest:
         ),
         fault_row=fault_row,
     )
+
+
+def _cut(planned: Sequence[Line], fresh: Sequence[Line]) -> dict[Address, int]:
+    """Return by how much charges are lower than they were planned: the Ledger would refuse the rest now."""
+    lower = ((one.address, one.amount - now.amount) for one, now in zip(planned, fresh, strict=True))
+    return {address: amount for address, amount in lower if amount > 0}
 
 
 def _differ(rows: Sequence[SettlementRow], planned: Sequence[SettlementRow], chunk: int) -> bool:

@@ -1,6 +1,6 @@
 """Settlement from due rows to closed epochs, on the twin and on a real chain."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +10,14 @@ import pytest
 
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import Broken
+from marketplace.domain.ports.chain import ChainAccount
 from marketplace.services import ledger
 from marketplace.services.alarms import ALARMS
 from marketplace.services.audit_chain import audit_chain
 from marketplace.services.settlement import EpochProofs
 from marketplace.services.settlement.files import read_file
 from tallystick.protocol.epochfile import decode_epoch
+from tallystick.protocol.ids import Address
 from tallystick.protocol.merkle import receipt_tree, verify
 from tallystick.protocol.money import NanoUsd
 from tests.support.anvil import LONG_TERMS, OWNER, USD
@@ -292,6 +294,63 @@ async def test_money_that_left_after_the_epoch_was_sealed_sets_that_row_aside_an
     assert (await town.on_chain(BOB)).spent == 0
     assert (await town.on_chain(OPERATOR)).earned == 3_800_000_000
     assert (await town.driver.chain.ledger()).pool == 0
+
+
+LEAVERS, STAYER = (ALICE, BOB, CAROL), 8
+
+
+def published_files(town: Town) -> int:
+    """Return how many epoch files there are."""
+    return sum(len(path.name) == 64 for path in town.files.folder.iterdir())
+
+
+async def leaving(town: Town) -> int:
+    """Let three consumers owe and be able to withdraw, Carol all but a dollar, and one stay; end it."""
+    for who in (*LEAVERS, STAYER):
+        account_id = await town.consumer(who, 10 * USD, authorized=10 * USD)
+        await town.work(account_id, OPERATOR, 2 * USD)
+    for who in LEAVERS:
+        await town.driver.request_withdrawal(who, 9 * USD if who == CAROL else 10 * USD)
+    await town.driver.wait(LONG_TERMS.thaw)
+    town.clock.advance(LONG_TERMS.thaw * 1000)
+    return await town.end_epoch()
+
+
+async def test_many_who_withdraw_while_an_epoch_is_put_together_cost_one_row_that_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with town_in_memory("memory", tmp_path) as town:
+        epoch, chain, left = await leaving(town), town.driver.chain, list(LEAVERS)
+        read, before = chain.accounts, alarms("row_set_aside")
+
+        async def read_and_withdraw(addresses: Sequence[Address]) -> Mapping[Address, ChainAccount]:
+            found = await read(addresses)
+            while left:
+                await town.driver.withdraw(left.pop())
+            return found
+
+        monkeypatch.setattr(chain, "accounts", read_and_withdraw)
+        await town.settle()
+        assert alarms("row_set_aside") == before + 1
+        assert (await town.on_chain(STAYER)).spent == 2 * USD
+        assert [row.address for row in await town.rows(epoch) if row.set_aside] == [address(BOB)]
+
+
+async def test_many_who_withdraw_after_the_epoch_was_published_cost_one_more_file(tmp_path: Path) -> None:
+    async with town_in_memory("memory", tmp_path) as town:
+        epoch = await leaving(town)
+        asides, shorts = alarms("row_set_aside"), alarms("consumer_short")
+        while (made := await town.epoch(epoch)) is None or made.state != "published":
+            assert await town.settlement.step()
+        for who in LEAVERS:
+            await town.driver.withdraw(who)
+        await town.settle()
+        assert published_files(town) == 2
+        assert (alarms("row_set_aside"), alarms("consumer_short")) == (asides + 1, shorts + 2)
+        assert [row.address for row in await town.rows(epoch) if row.set_aside] == [address(BOB)]
+        charged = {who: (await town.on_chain(who)).spent for who in (*LEAVERS, STAYER)}
+        assert charged == {ALICE: 0, BOB: 0, CAROL: USD, STAYER: 2 * USD}
+        assert (await town.driver.chain.ledger()).pool == 0
 
 
 async def test_a_cheque_cashed_after_the_epoch_was_sealed_balances_it_anew(small_town: Town) -> None:
