@@ -4,13 +4,15 @@ Answer  ◀── absorbs ──  Attempt 0 (node A: tokens 0–15, lost)
         ◀── absorbs ──  Attempt 1 (node B: goes on at 16, signs for 16–…)
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob, Delta
 from marketplace.domain.ports.link import NodeView
-from tallystick.models.tokenizer import BadTokenizer
+from tallystick.models.reading import MAX_TEXT_BYTES, Reader, reader_of
+from tallystick.models.tokenizer import BadTokenizer, Detokenizer
 from tallystick.protocol.commitments import parameters_hash, prompt_commitment
 from tallystick.protocol.eip712 import offer_hash
 from tallystick.protocol.frames import Job, Tokens
@@ -20,7 +22,7 @@ from tallystick.protocol.receipts import Finish, Offer
 
 MAX_ANSWER_TOKENS: Final = 2**17
 """Whoever asks for more gets so many. The largest models make as many."""
-MAX_ANSWER_BYTES: Final = 16 * 1024**2
+MAX_FRAME_TOKENS: Final = 4096
 MAX_TEXT_BYTES_PER_TOKEN: Final = 1024
 
 
@@ -38,6 +40,8 @@ class Answer:
     prompt_billed: bool = False
     last_node: Address = ZERO_ADDRESS
     """Who delivered last."""
+    reader: Reader | None = None
+    """What has read the ids as they came."""
 
     def absorb(self, attempt: "Attempt") -> None:
         """Add what an attempt delivered."""
@@ -45,6 +49,11 @@ class Answer:
         self.text += attempt.text
         self.text_bytes += attempt.text_bytes
         self.last_node = attempt.node.address
+        self.reader = attempt.reader
+
+    def read(self, tokenizer: Detokenizer) -> str:
+        """Return the text of the ids, delivered or not. Raises BadTokenizer."""
+        return (self.reader or reader_of(tokenizer, self.ids)).text()
 
 
 @dataclass(slots=True)
@@ -65,14 +74,16 @@ class Attempt:
     first_token_at_ms: int | None = None
     cancelled: bool = False
     """Whether the coordinator asked the node to stop."""
+    reader: Reader | None = None
+    """What has read the answer's ids as they came, those of earlier nodes too."""
 
     @property
     def text(self) -> str:
         """The text that this attempt delivered."""
         return "".join(self.texts)
 
-    def accept(self, frame: Tokens) -> Delta:
-        """Add a frame and return what it delivers.
+    def accept(self, frame: Tokens, tokenizer: Detokenizer | None = None) -> Delta:
+        """Add a frame and return what it delivers; `tokenizer` reads its ids now and not all at the end.
 
         Raises Misbehaved for tokens out of order, beyond what was asked for, or without content.
         """
@@ -82,17 +93,31 @@ class Attempt:
             raise Misbehaved(f"tokens at position {frame.position} came where {due} was due")
         if due + len(frame.ids) > job.parameters.max_tokens:
             raise Misbehaved(f"more than the {job.parameters.max_tokens} tokens that were asked for")
+        if len(frame.ids) > MAX_FRAME_TOKENS:
+            raise Misbehaved(f"{len(frame.ids)} tokens in one frame; {MAX_FRAME_TOKENS} are the most")
         if not frame.ids and not frame.text:
             raise Misbehaved("a frame without tokens and text")
         if job.top_logprobs >= 0 and len(frame.logprobs) != len(frame.ids):
             raise Misbehaved(f"{len(frame.logprobs)} likelihoods for {len(frame.ids)} tokens")
         length = self.text_bytes + len(frame.text.encode())
         self._check_length(length, due + len(frame.ids))
+        self._read(frame.ids, tokenizer)
         self.text_bytes = length
         self.ids += frame.ids
         self.texts.append(frame.text)
         logprobs = frame.logprobs if job.top_logprobs >= 0 else ()
         return Delta(frame.ids, frame.text, logprobs, self.node.address)
+
+    def _read(self, ids: Sequence[int], tokenizer: Detokenizer | None) -> None:
+        if tokenizer is None:
+            self.reader = None
+            return
+        try:
+            if self.reader is None:
+                self.reader = reader_of(tokenizer, self.job.resume_ids)
+            self.reader.add(ids)
+        except BadTokenizer as error:
+            raise Misbehaved(str(error)) from error
 
     def _check_length(self, text_bytes: int, tokens: int) -> None:
         """Raise Misbehaved if the answer's text is longer than its tokens so far can be."""
@@ -100,7 +125,7 @@ class Attempt:
         if not job.prompt_ids:  # an engine may show no ids at all
             tokens = job.parameters.max_tokens
         whole = job.resume_text_bytes + text_bytes
-        if whole > min(MAX_TEXT_BYTES_PER_TOKEN * (tokens + 1), MAX_ANSWER_BYTES):
+        if whole > min(MAX_TEXT_BYTES_PER_TOKEN * (tokens + 1), MAX_TEXT_BYTES):
             raise Misbehaved("more text than its tokens can stand for")
 
 
@@ -171,6 +196,7 @@ def next_attempt(
         sent_at_ms=now_ms,
         sent_at_block=block_number,
         text_before=answer.text,
+        reader=None if answer.reader is None else answer.reader.copy(),
     )
 
 
@@ -191,7 +217,7 @@ def as_whole(answer: Answer, parameters: Parameters, model: CatalogModel, prompt
     if model.tokenizer is None or not answer.ids:
         return None
     try:
-        text = model.tokenizer.decode(answer.ids)
+        text = answer.read(model.tokenizer)
     except BadTokenizer:
         return None
     stop = first_stop(text, parameters.stop)
@@ -224,6 +250,6 @@ def text_is_of_tokens(answer: Answer, model: CatalogModel) -> bool:
     if model.tokenizer is None:
         return not answer.text
     try:
-        return model.tokenizer.decode(answer.ids).startswith(answer.text)
+        return answer.read(model.tokenizer).startswith(answer.text)
     except BadTokenizer:
         return False

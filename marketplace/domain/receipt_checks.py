@@ -6,7 +6,8 @@ import msgspec
 
 from marketplace.domain.attempts import Attempt, first_stop, room
 from marketplace.domain.catalog import CatalogModel
-from tallystick.models.tokenizer import BadTokenizer, Detokenizer
+from tallystick.models.reading import reader_of
+from tallystick.models.tokenizer import BadTokenizer
 from tallystick.protocol.commitments import NO_SKETCH, opaque_output_commitment, output_commitment
 from tallystick.protocol.eip712 import BadField, Domain, receipt_digest
 from tallystick.protocol.frames import Finished
@@ -184,19 +185,20 @@ def _check_end(attempt: Attempt, finish: Finish, model: CatalogModel) -> None:
 
 def _check_text(attempt: Attempt, finish: Finish, stop: str, model: CatalogModel) -> None:
     assert model.tokenizer is not None
-    ids = [*attempt.job.resume_ids, *attempt.ids]
     most = model.manifest.vocab_size
     if most and max(attempt.ids, default=0) >= most:
         raise BadReceipt(f"a token id is outside the vocabulary of {most}")
     try:
-        whole = model.tokenizer.decode(ids)
+        reader = attempt.reader or reader_of(model.tokenizer, [*attempt.job.resume_ids, *attempt.ids])
+        whole = reader.text()
     except BadTokenizer as error:
         raise BadReceipt(str(error)) from error
     given = attempt.text_before + attempt.text
     stops = attempt.job.parameters.stop
     if any(one in given for one in stops if one):
         raise BadReceipt("the text runs over a stop string")
-    if attempt.ids and first_stop(whole, stops) and _is_stopped(ids[:-1], stops, model.tokenizer):
+    # A node goes on where the last characters are unfinished: what follows decides how they read.
+    if attempt.ids and first_stop(whole, stops) and first_stop(reader.certain_before_last(), stops):
         raise BadReceipt("the tokens run on after a stop string")
     match finish:
         case Finish.EOS | Finish.LENGTH:
@@ -207,11 +209,3 @@ def _check_text(attempt: Attempt, finish: Finish, stop: str, model: CatalogModel
             fits = whole.startswith(given)
     if not fits:
         raise BadReceipt(f"the text is not that of the tokens (finish {finish.name.lower()})")
-
-
-def _is_stopped(ids: list[int], stops: tuple[str, ...], tokenizer: Detokenizer) -> bool:
-    """Say whether a node that has drawn `ids` knows that they complete a stop string, and draws no more."""
-    if not first_stop(tokenizer.decode(ids), stops):
-        return False
-    # The last characters may be unfinished, and read otherwise with what follows: a node waits for that.
-    return bool(first_stop(tokenizer.stream(ids).resumed, stops))

@@ -22,6 +22,8 @@ log = structlog.get_logger(__name__)
 
 BLAMELESS = frozenset({"busy", "draining"})
 """Refusals that say nothing against a node."""
+MANY_TOKENS = 256
+"""In one frame; after it is read, others have their turn: a message may bring many such frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,8 @@ class Attempting:
                 match frame:
                     case Tokens():
                         self._deliver(frame)
+                        if len(frame.ids) > MANY_TOKENS:
+                            await asyncio.sleep(0)
                     case Finished():
                         return self._take(frame)
                     case Failed():
@@ -104,7 +108,7 @@ class Attempting:
         raise NodeLost("the stream ended without a word")
 
     def _deliver(self, frame: Tokens) -> None:
-        delta = self.attempt.accept(frame)
+        delta = self.attempt.accept(frame, self._model.tokenizer)
         if self.attempt.first_token_at_ms is None:
             self.attempt.first_token_at_ms = self._desk.clock.now_ms()
         self._running.deliver(delta)

@@ -9,8 +9,8 @@ import contextlib
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import tokenizers
 
@@ -21,6 +21,10 @@ EOS_BYTE: Final = 256
 
 _BYTE_TOKEN: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _WINDOW: Final = 8
+_MOST_REMEMBERED: Final = 2_000_000
+"""Ids; a vocabulary has fewer, and there are 2^32 that a stranger may send."""
+
+Found = TypeVar("Found")
 
 
 class BadTokenizer(ValueError):
@@ -72,6 +76,14 @@ class Detokenizer(Protocol):
         """Return a stream that has been given `resume_ids` already."""
         ...
 
+    def text_bytes(self, ids: Sequence[int]) -> bytes | None:
+        """Return the bytes of the text, each token's after the other's; None if they depend on neighbours."""
+        ...
+
+    def speaks(self, token_id: int) -> bool:
+        """Say whether the token's text is certain as soon as it comes."""
+        ...
+
 
 class Tokenizer(Detokenizer, Protocol):
     """Text to ids and back. A stranger's may take any time to make ids."""
@@ -116,6 +128,12 @@ class ByteTokenizer:
     def token_bytes(self, token_id: int) -> bytes:
         return _joined_bytes((token_id,))
 
+    def text_bytes(self, ids: Sequence[int]) -> bytes | None:
+        return _joined_bytes(ids)
+
+    def speaks(self, token_id: int) -> bool:
+        return token_id < 0x80
+
     def stream(self, resume_ids: Sequence[int] = ()) -> DetokenizeStream:
         return _ByteStream(_joined_bytes, resume_ids)
 
@@ -145,6 +163,20 @@ def _without_panics() -> Iterator[None]:
         raise BadTokenizer(f"the tokenizer breaks on this input: {error}") from error
 
 
+class _Remembered(dict[int, Found], Generic[Found]):
+    """What was found for ids, found once; the ids that logits are padded with are not kept: they are many."""
+
+    def __init__(self, find: Callable[[int], Found]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, token_id: int) -> Found:
+        found = self._find(token_id)
+        if token_id < _MOST_REMEMBERED:
+            self[token_id] = found
+        return found
+
+
 class HfTokenizer:
     """A tokenizer.json of the `tokenizers` library."""
 
@@ -165,6 +197,8 @@ class HfTokenizer:
         )
         self._is_byte_level = _has_byte_level_decoder(description.get("decoder"))
         self._pieces: dict[int, bytes] = {}
+        self._texts = _Remembered(self._find_text)
+        self._speaking = _Remembered(self._find_speaking)
 
     def encode(self, text: str, add_special_tokens: bool = False) -> list[int]:
         with _without_panics():
@@ -190,7 +224,7 @@ class HfTokenizer:
 
     def stream(self, resume_ids: Sequence[int] = ()) -> DetokenizeStream:
         if self._is_byte_level:
-            return _ByteStream(self._text_bytes, resume_ids)
+            return _ByteStream(self._joined, resume_ids)
         return _WindowStream(self, resume_ids)
 
     def is_silent(self, token_id: int) -> bool:
@@ -203,8 +237,20 @@ class HfTokenizer:
         """Say whether the token stands for one byte (`<0x0A>`)."""
         return _BYTE_TOKEN.fullmatch(self._tokenizer.id_to_token(token_id) or "") is not None
 
-    def _text_bytes(self, ids: Iterable[int]) -> bytes:
-        return b"".join(self.token_bytes(one) for one in ids if not self.is_silent(one))
+    def text_bytes(self, ids: Sequence[int]) -> bytes | None:
+        return self._joined(ids) if self._is_byte_level else None
+
+    def speaks(self, token_id: int) -> bool:
+        return self._speaking[token_id]
+
+    def _joined(self, ids: Iterable[int]) -> bytes:
+        return b"".join(map(self._texts.__getitem__, ids))
+
+    def _find_text(self, token_id: int) -> bytes:
+        return b"" if self.is_silent(token_id) else self.token_bytes(token_id)
+
+    def _find_speaking(self, token_id: int) -> bool:
+        return not (self.is_silent(token_id) or self.is_byte(token_id))
 
     def _find_piece(self, token_id: int) -> bytes:
         token = self._tokenizer.id_to_token(token_id) if 0 <= token_id < 2**32 else None

@@ -179,7 +179,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tokens(Frame, tag="tokens", frozen=True, kw_only=True):
-    """Tokens `position …` of an attempt, and the text that they complete (possibly empty)."""
+    """Tokens `position …` of an attempt, at most 4096, and the text that they complete (possibly empty)."""
 
     job_id: WireBytes32
     attempt: WireU32

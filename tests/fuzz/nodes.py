@@ -94,7 +94,7 @@ def hear(message: bytes) -> bool:
         for frame in decode_frames(message):
             match frame:
                 case Tokens():
-                    attempt.accept(frame)
+                    attempt.accept(frame, _model().tokenizer)
                 case Finished(receipt=signed):
                     check_receipt(attempt, frame, _model(), DOMAIN, Seen(NOW + 10, 101))
                     prompt, made = len(attempt.job.prompt_ids), len(attempt.ids)

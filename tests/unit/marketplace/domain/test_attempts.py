@@ -149,13 +149,16 @@ def test_what_our_engines_make_up_to_a_stop_string_passes_and_not_one_token_more
     tokenizer = TOKENIZERS[kind]
     model = replace(MODEL, tokenizer=tokenizer, manifest=msgspec.structs.replace(MANIFEST, eos_ids=()))
     ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 2), min_size=1, max_size=30))
+    reads = data.draw(st.lists(st.sampled_from([tokenizer, None]), min_size=3, max_size=3))
     job = an_accepted_job(Parameters(max_tokens=64, stop=(stop,)))
     first = an_attempt(job, Answer())
     made, text = drawn_until_stopped(tokenizer, first, ids)
     cut = data.draw(st.integers(0, len(made)))
     before, said = drawn_until_stopped(tokenizer, first, made[:cut])
     if before:
-        check_receipt(first, signed_as_handed_over(first, before, said), model, DOMAIN, Seen(NOW, 100))
+        check_receipt(
+            first, signed_as_handed_over(first, before, said, reads.pop()), model, DOMAIN, Seen(NOW, 100)
+        )
     answer = Answer()
     answer.absorb(first)
     if before and as_whole(answer, job.request.parameters, model, 5) is not None:
@@ -165,18 +168,22 @@ def test_what_our_engines_make_up_to_a_stop_string_passes_and_not_one_token_more
     assert before + rest == made
     assert answer.text + said == text
     if rest:
-        check_receipt(second, signed_as_handed_over(second, rest, said), model, DOMAIN, Seen(NOW, 100))
+        check_receipt(
+            second, signed_as_handed_over(second, rest, said, reads.pop()), model, DOMAIN, Seen(NOW, 100)
+        )
     if len(made) < len(ids):
         padded = an_attempt(job, answer, 1)
-        more = signed_as_handed_over(padded, [*rest, ids[len(made)]], said)
+        more = signed_as_handed_over(padded, [*rest, ids[len(made)]], said, reads.pop())
         with pytest.raises(BadReceipt, match="run on after a stop string"):
             check_receipt(padded, more, model, DOMAIN, Seen(NOW, 100))
 
 
-def signed_as_handed_over(attempt: Attempt, ids: list[int], text: str) -> Finished:
-    """Stream `ids` and `text` into the attempt and return the receipt for them."""
+def signed_as_handed_over(
+    attempt: Attempt, ids: list[int], text: str, tokenizer: Tokenizer | None
+) -> Finished:
+    """Stream `ids` and `text` into the attempt, which `tokenizer` reads, and return the receipt."""
     work = Work(attempt.job, key_of(attempt.job.attempt + 1), _nowhere)
-    attempt.accept(work.a_tokens_frame(ids, text))
+    attempt.accept(work.a_tokens_frame(ids, text), tokenizer)
     return Finished(receipt=work.a_receipt(Finish.HANDED_OVER, started_at=NOW, finished_at=NOW))
 
 
@@ -244,6 +251,20 @@ def test_frames_out_of_order_or_size_are_misbehaviour(changes: dict[str, object]
     with pytest.raises(Misbehaved):
         attempt.accept(a_frame(attempt, **changes))
     assert attempt.accept(a_frame(attempt)).text == "a"
+
+
+def test_what_a_node_is_refused_for_is_not_part_of_what_the_next_goes_on_from() -> None:
+    job, answer = an_accepted_job(Parameters(max_tokens=5_000)), Answer()
+    for number, ids in enumerate([(104, 300), (104, 105), range(4097)]):
+        attempt = an_attempt(job, answer, number)
+        frame = a_frame(attempt, position=2 * (number > 1), ids=tuple(ids), text="hi")
+        if number == 1:
+            attempt.accept(frame, MODEL.tokenizer)
+        else:
+            with pytest.raises(Misbehaved, match=r"an id of|in one frame"):
+                attempt.accept(frame, MODEL.tokenizer)
+        answer.absorb(attempt)
+    assert (answer.ids, answer.text, answer.read(ByteTokenizer())) == ([104, 105], "hi", "hi")
 
 
 def test_likelihoods_that_nobody_asked_for_are_dropped() -> None:

@@ -221,3 +221,17 @@ async def test_text_without_tokens_is_misbehaviour_and_another_finishes(tmp_path
             text, _, completed = await answer_of(running)
             assert (text, completed.charge) == ("hello", WHOLE)
         assert stand.history.of(flooding.address).rests_until_ms > 0
+
+
+async def test_a_frame_of_very_many_tokens_is_misbehaviour_and_another_finishes(tmp_path: Path) -> None:
+    async def floods(work: Work) -> None:
+        await work.tokens([*b"a"] * 60_000, "")
+        await work.finish(Finish.HANDED_OVER)
+
+    flooding = ScriptedNode(1, floods)
+    async with a_market(tmp_path) as stand, stand.joined(flooding):
+        running = await stand.market.submit(a_request(parameters=Parameters(max_tokens=100_000)))
+        async with stand.joined(ScriptedNode(2)):
+            text, _, completed = await answer_of(running)
+            assert (text, completed.charge) == ("hello", WHOLE)
+        assert stand.history.of(flooding.address).rests_until_ms > 0
