@@ -175,6 +175,7 @@ class ReceiptRow(SQLModel, table=True):
         UniqueConstraint("job_id", "attempt"),
         _partial("ix_receipt_maturing", "matures_at", sqlite="matured IS 0", postgresql="matured IS false"),
         _partial("ix_receipt_batch", "batch", "id", sqlite="batch IS NOT NULL"),
+        _partial("ix_receipt_treasury", "taken_at", sqlite="payer_id = 'treasury'"),
         Index("ix_receipt_account_taken", "account_id", "taken_at", "id"),
     )
 
