@@ -47,7 +47,10 @@ async def check_not_behind(database: Database, chain: Chain) -> None:
 
 
 _REMEDY = "They learn what was settled since with: tallystick books catch-up (docs/operations.md, Backups)."
-_REMEDY_OPEN = "Bring books that were saved after those rows were sent (docs/operations.md, Backups)."
+_REMEDY_OPEN = (
+    "The rows of an epoch that is not closed are in no file yet: bring books that were saved after they were "
+    "sent. Without those, what is left is a move to new contracts (docs/operations.md, Backups)."
+)
 
 
 def _sent(session: Session, number: int, chunks: int) -> int:
