@@ -12,11 +12,8 @@ class Bucket:
         self._level = burst
         self._at = now
 
-    def take(self, amount: float, now: float) -> bool:
-        """Take `amount` if it is there; otherwise take nothing and return False."""
-        self._level = min(self._burst, self._level + (now - self._at) * self._rate)
+    def owed_after(self, amount: float, now: float) -> float:
+        """Take `amount`, also if it is not all there; return the seconds until what was owed has come in."""
+        self._level = min(self._burst, self._level + (now - self._at) * self._rate) - amount
         self._at = now
-        if amount > self._level:
-            return False
-        self._level -= amount
-        return True
+        return max(0.0, -self._level / self._rate)

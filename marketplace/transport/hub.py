@@ -1,7 +1,7 @@
 """The nodes that are connected by websocket.
 
     accept ──▶ Challenge ──▶ Hello, checked ──▶ Welcome ──▶ frames both ways ──▶ gone
-                                  │                            │ silent, garbage, flood, replaced
+                                  │                            │ silent, garbage, replaced
                                   └──────────▶ Goodbye ◀───────┘
 
 One connection per node: a newer one replaces the older. A silent node is dropped; its jobs go on elsewhere.

@@ -1,6 +1,11 @@
-"""What comes from one node over its websocket: within the caps, and decoded."""
+"""What comes from one node over its websocket: no faster than the caps let it, and decoded.
+
+A node that sends more than it may is not listened to for a while. Its bytes then wait on its own side, where
+an honest agent puts more into each message; a dishonest one holds up nobody but itself.
+"""
 
 import asyncio
+from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -8,6 +13,8 @@ from marketplace.transport.caps import Bucket
 from marketplace.transport.handshake import Rejected
 from marketplace.transport.intake import Intake
 from tallystick.protocol.frames import BadFrame, Goodbye, decode_frames
+
+SHORTEST_PAUSE_SECONDS: Final = 0.01
 
 
 class Reader:
@@ -26,10 +33,11 @@ class Reader:
             while True:
                 message = await receive_bytes(websocket)
                 now = self.heard_at = self._now()
-                if not self._messages.take(1, now) or not self._volume.take(len(message), now):
-                    return Goodbye(code="flood", message="The node sends more than it may.", retry=True)
+                owed = max(self._messages.owed_after(1, now), self._volume.owed_after(len(message), now))
                 for frame in decode_frames(message):
                     self._intake.handle(frame)
+                if owed > SHORTEST_PAUSE_SECONDS:
+                    await asyncio.sleep(owed)
         except BadFrame as error:
             return Goodbye(code="garbage", message=str(error)[:200], retry=False)
         except Rejected as rejected:
