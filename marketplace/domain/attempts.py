@@ -23,6 +23,8 @@ from tallystick.protocol.receipts import Finish, Offer
 MAX_ANSWER_TOKENS: Final = 2**17
 """Whoever asks for more gets so many. The largest models make as many."""
 MAX_FRAME_TOKENS: Final = 4096
+MAX_ALTERNATIVES: Final = 32
+"""To one token; OpenAI's clients ask for 20 at most. Each is shown with its text."""
 MAX_TEXT_BYTES_PER_TOKEN: Final = 1024
 
 
@@ -99,6 +101,8 @@ class Attempt:
             raise Misbehaved("a frame without tokens and text")
         if job.top_logprobs >= 0 and len(frame.logprobs) != len(frame.ids):
             raise Misbehaved(f"{len(frame.logprobs)} likelihoods for {len(frame.ids)} tokens")
+        if any(len(one.top) > MAX_ALTERNATIVES for one in frame.logprobs):
+            raise Misbehaved(f"more than {MAX_ALTERNATIVES} alternatives to a token")
         length = self.text_bytes + len(frame.text.encode())
         self._check_length(length, due + len(frame.ids))
         self._read(frame.ids, tokenizer)

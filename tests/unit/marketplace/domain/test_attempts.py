@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marketplace.domain.attempts import (
+    MAX_ALTERNATIVES,
     Answer,
     Attempt,
     Misbehaved,
@@ -270,3 +271,13 @@ def test_what_a_node_is_refused_for_is_not_part_of_what_the_next_goes_on_from() 
 def test_likelihoods_that_nobody_asked_for_are_dropped() -> None:
     attempt = an_attempt(an_accepted_job(Parameters(max_tokens=8)), Answer())
     assert attempt.accept(a_frame(attempt, logprobs=(TokenLogprob(0.0),))).logprobs == ()
+
+
+def test_a_token_has_so_many_alternatives_at_most() -> None:
+    attempt = an_attempt(an_accepted_job(Parameters(max_tokens=8)), Answer())
+    attempt.job = msgspec.structs.replace(attempt.job, top_logprobs=2)
+    many = TokenLogprob(0.0, tuple((97, -1.0) for _ in range(MAX_ALTERNATIVES + 1)))
+    with pytest.raises(Misbehaved, match="alternatives"):
+        attempt.accept(a_frame(attempt, logprobs=(many,)))
+    few = TokenLogprob(0.0, many.top[1:])
+    assert attempt.accept(a_frame(attempt, logprobs=(few,))).logprobs == (few,)
