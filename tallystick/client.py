@@ -12,6 +12,7 @@ against what it may sign for in one answer, and signs a consent to what they add
 ordinary client of the API.
 """
 
+import json
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,7 @@ from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import parse_usd
 from tallystick.sdk.answers import Answer, AnswerBuilder, chat_body
 from tallystick.sdk.core import Call, Core, Request, Response, fetch, raise_for_status
+from tallystick.sdk.reading import Body, Lines
 
 T = TypeVar("T")
 TIMEOUT = httpx.Timeout(10.0, read=600.0)
@@ -50,12 +52,26 @@ def _core(
     )
 
 
-def _response(given: httpx.Response) -> Response:
+def _response(given: httpx.Response, body: Body) -> Response:
     try:
-        body = given.json()
-    except ValueError:
-        body = None
-    return Response(given.status_code, {name.lower(): value for name, value in given.headers.items()}, body)
+        said = json.loads(body.whole())
+    except (ValueError, RecursionError):
+        said = None
+    return Response(given.status_code, {name.lower(): value for name, value in given.headers.items()}, said)
+
+
+def _read(given: httpx.Response) -> Response:
+    body = Body()
+    for piece in given.iter_bytes():
+        body.add(piece)
+    return _response(given, body)
+
+
+async def _aread(given: httpx.Response) -> Response:
+    body = Body()
+    async for piece in given.aiter_bytes():
+        body.add(piece)
+    return _response(given, body)
 
 
 def _arguments(request: Request) -> dict[str, Any]:
@@ -127,7 +143,9 @@ class Client:
         try:
             request = next(call)
             while True:
-                request = call.send(_response(self._http.request(**_arguments(request))))
+                with self._http.stream(**_arguments(request)) as given:
+                    response = _read(given)
+                request = call.send(response)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
@@ -148,12 +166,13 @@ class AnswerStream:
     def __iter__(self) -> Iterator[str]:
         with self._client._http.stream("POST", "chat/completions", json=self._body) as given:
             if given.status_code >= 300:
-                given.read()
-                failed = _response(given)
+                failed = _read(given)
                 raise_for_status(failed.status, failed.headers, failed.body)
-            for line in given.iter_lines():
-                if piece := self._builder.feed(line):
-                    yield piece
+            lines = Lines()
+            for chunk in given.iter_bytes():
+                yield from filter(None, map(self._builder.feed, lines.add(chunk)))
+            if piece := self._builder.feed(lines.rest()):
+                yield piece
         self._client._run(self._client._core.consent_to(self.answer, self._body))
 
 
@@ -210,7 +229,9 @@ class AsyncClient:
         try:
             request = next(call)
             while True:
-                request = call.send(_response(await self._http.request(**_arguments(request))))
+                async with self._http.stream(**_arguments(request)) as given:
+                    response = await _aread(given)
+                request = call.send(response)
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
@@ -231,10 +252,12 @@ class AsyncAnswerStream:
     async def __aiter__(self) -> AsyncIterator[str]:
         async with self._client._http.stream("POST", "chat/completions", json=self._body) as given:
             if given.status_code >= 300:
-                await given.aread()
-                failed = _response(given)
+                failed = await _aread(given)
                 raise_for_status(failed.status, failed.headers, failed.body)
-            async for line in given.aiter_lines():
-                if piece := self._builder.feed(line):
+            lines = Lines()
+            async for chunk in given.aiter_bytes():
+                for piece in filter(None, map(self._builder.feed, lines.add(chunk))):
                     yield piece
+            if piece := self._builder.feed(lines.rest()):
+                yield piece
         await self._client._run(self._client._core.consent_to(self.answer, self._body))

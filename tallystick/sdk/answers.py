@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -65,6 +65,10 @@ class _Chunk(msgspec.Struct):
 
 
 _read_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+MAX_TEXT: Final = 16 * 1024 * 1024
+"""Characters of one answer; coordinators of ours end one long before."""
 
 
 class TallystickError(Exception):
@@ -149,6 +153,7 @@ class AnswerBuilder:
     _usage: _Usage | None = None
     _proof: _Proof | None = None
     _model: str = ""
+    _length: int = 0
 
     def feed(self, line: str) -> str:
         """Return the text that `line` adds, possibly none.
@@ -184,7 +189,11 @@ class AnswerBuilder:
         for choice in chunk.choices:
             self._finish = choice.finish_reason or self._finish
         text = "".join(choice.delta.content or "" for choice in chunk.choices)
-        self.pieces.append(text)
+        self._length += len(text)
+        if self._length > MAX_TEXT:
+            raise Interrupted(0, f"the answer is over {MAX_TEXT} characters")
+        if text:
+            self.pieces.append(text)
         return text
 
     def _complete(self) -> None:

@@ -152,6 +152,7 @@ def add_consent_key(
 @foreseen(TallystickError, ReceiptRejected)
 def consent(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before signing.")] = False,
+    most: Annotated[int, typer.Option(help="How many receipts are read at most.")] = 100_000,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -167,7 +168,7 @@ def consent(
     key = SigningKey(load_wallet(passphrase(passphrase_file)))
     book = ConsentBook(domain=market.domain, account=key.address, key=key, directory=default_directory())
     receipts = []
-    for rendered in _all_receipts(api):
+    for rendered in _all_receipts(api, most):
         signed = receipt_from_json(rendered)
         check_receipt(signed, domain=market.domain, account=key.address, job_id=signed.receipt.job_id)
         receipts.append(signed)
@@ -297,15 +298,21 @@ def _own_address() -> Address:
     return to_address("0x" + json.loads(path.read_text())["address"].removeprefix("0x"))
 
 
-def _all_receipts(api: Api) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+def _all_receipts(api: Api, most: int) -> list[dict[str, Any]]:
+    """Return the account's receipts. Raises TallystickError for a list without an end."""
+    found: dict[str, dict[str, Any]] = {}
     after = ""
     while True:
         page = api.call("GET", "/receipts", limit=100, **({"after": after} if after else {}))
-        found += page["data"]
+        known = len(found)
+        found |= {one["id"]: one for one in page["data"]}
         if not page["has_more"]:
-            return found
-        after = found[-1]["id"]
+            return list(found.values())
+        if len(found) == known:
+            raise TallystickError(0, "the coordinator shows the same receipts again and says there are more")
+        if len(found) > most:
+            raise TallystickError(0, f"the coordinator shows more than {most} receipts; see --most")
+        after = page["data"][-1]["id"]
 
 
 def _balance(told: dict[str, Any]) -> Any:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tallystick.cli import app
 from tests.unit.tallystick.sdk.test_client import Desk, opened
-from tests.unit.tallystick.test_consents import CONSUMER, a_receipt
+from tests.unit.tallystick.test_consents import a_receipt
 
 CHEAP = {"kdf": "pbkdf2", "iterations": 2}
 
@@ -19,7 +19,9 @@ CHEAP = {"kdf": "pbkdf2", "iterations": 2}
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The consumer's home, with its wallet."""
-    (tmp_path / "wallet.json").write_text(json.dumps(Account.encrypt((50).to_bytes(32, "big"), "words", **CHEAP)))
+    (tmp_path / "wallet.json").write_text(
+        json.dumps(Account.encrypt((50).to_bytes(32, "big"), "words", **CHEAP))
+    )
     for name, value in {"HOME": str(tmp_path), "PASSPHRASE": "words", "API_KEY": "tsk_key"}.items():
         monkeypatch.setenv(f"TALLYSTICK_{name}", value)
     return tmp_path
@@ -65,4 +67,15 @@ async def test_nothing_is_signed_for_contracts_that_are_not_those_of_before(home
         refused = await consent(url, "--yes")
     assert refused.exit_code == 1
     assert "Nothing was signed" in refused.stderr
+    assert desk.consents == []
+
+
+async def test_a_list_of_receipts_that_goes_on_for_ever_is_not_followed(home: Path) -> None:
+    desk = Desk(receipts=[a_receipt(1), a_receipt(2)], has_more=True)
+    async with opened(desk) as url:
+        repeats = await consent(url, "--yes")
+        endless = await consent(url, "--yes", "--most", "1")
+    assert (repeats.exit_code, endless.exit_code) == (1, 1)
+    assert "the same receipts again" in repeats.stderr
+    assert "more than 1 receipts; see --most" in endless.stderr
     assert desk.consents == []

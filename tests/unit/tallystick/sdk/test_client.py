@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from tests.support.nodes import DOMAIN, key_of
 from tests.unit.tallystick.test_consents import CONSUMER, JOB, a_receipt
 
 TEXT = ["Three ", "rivers: ", "", "Rhine – Elbe"]
+MANY = 100
+"""Pieces of what is too long; a megabyte of them."""
 Ask = Callable[[str, Path], "asyncio.Future[Answer]"]
 
 
@@ -39,10 +42,12 @@ class Desk:
     charge: int | None = None
     tokens: tuple[int, int] = (20, 100)
     ending: str = "whole"
+    status: int = 200
     shown: SignedReceipt | None = None
     consents: list[dict[str, Any]] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     deaf: bool = False
+    has_more: bool = False
     refusal: tuple[int, dict[str, Any], dict[str, str]] | None = None
 
     def proof(self) -> dict[str, Any]:
@@ -66,6 +71,8 @@ class Desk:
         """Answer, whole or as a stream."""
         body = await request.json()
         self.asked.append(body | {"authorization": request.headers["authorization"]})
+        if self.ending == "one body":
+            return StreamingResponse(itertools.repeat(b" " * 10_000, MANY), self.status)
         if self.refusal is not None:
             status, error, headers = self.refusal
             return JSONResponse({"error": error}, status, headers)
@@ -86,6 +93,11 @@ class Desk:
             )
         if self.ending == "cut":
             return
+        for _ in range(MANY):
+            if self.ending == "one line":
+                yield "data: " + "x" * 10_000
+            if self.ending == "one text":
+                yield _event(choices=[{"index": 0, "delta": {"content": "x" * 10_000}}])
         if self.ending == "error":
             yield _event(error={"message": "all nodes failed", "code": "nodes_failed"})
             return
@@ -102,7 +114,11 @@ class Desk:
 
     async def listed(self, _: Request) -> Response:
         """Show all receipts."""
-        return JSONResponse({"data": list(map(receipt_to_json, self.receipts)), "has_more": False})
+        data = [
+            {"id": to_hex(receipt_digest(DOMAIN, one.receipt)), **receipt_to_json(one)}
+            for one in self.receipts
+        ]
+        return JSONResponse({"data": data, "has_more": self.has_more})
 
     async def consent(self, request: Request) -> Response:
         """Hear a consent."""
@@ -328,3 +344,29 @@ async def test_a_consent_that_cannot_be_handed_in_now_is_part_of_the_next_one(
         desk.tokens = (20, 0)
         await ask(url, tmp_path, stream=False)
     assert [one["spent"] for one in desk.consents] == [str(36_000 + 20 * 300)]
+
+
+@COLOURS
+@pytest.mark.parametrize(
+    ("ending", "status", "stream", "said"),
+    [
+        ("one line", 200, True, "a line of over"),
+        ("one text", 200, True, "the answer is over"),
+        ("one body", 200, False, "the coordinator's answer is over"),
+        ("one body", 500, True, "the coordinator's answer is over"),
+    ],
+)
+async def test_an_answer_without_end_is_not_read_to_it(
+    ask: Any,
+    ending: str,
+    status: int,
+    stream: bool,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("reading.MAX_LINE_BYTES", "reading.MAX_BODY_BYTES", "answers.MAX_TEXT"):
+        monkeypatch.setattr(f"tallystick.sdk.{name}", 200_000)
+    async with opened(Desk(ending=ending, status=status)) as url:
+        with pytest.raises(TallystickError, match=said):
+            await ask(url, tmp_path, stream=stream)
