@@ -4,7 +4,7 @@ import structlog
 from prometheus_client import Counter, Gauge
 from sqlalchemy.orm import Session
 
-from marketplace.domain.ports.chain import Chain, ChainBlock
+from marketplace.domain.ports.chain import Chain, ChainBlock, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
 from marketplace.services.settlement.closing import close_epoch, mark_rows
@@ -64,6 +64,8 @@ class Settlement:
         if epoch is None:
             return await self._begin()
         ledger = await self._chain.ledger()
+        if await self._remind(ledger):
+            return False
         chunk = next_chunk(ledger, epoch)
         if chunk is None:
             return not await self._close(epoch.number)
@@ -80,9 +82,7 @@ class Settlement:
         """Put the latest epoch that is over together, if anything is due; each is looked at once."""
         ledger, head = await self._chain.ledger(), await self._chain.head()
         number = self._terms.epochs.last_ended(head.timestamp)
-        last = await self._database.read(queries.last_sealed)
-        if last is not None and last.number >= ledger.next_epoch:
-            await self._remind(last)
+        if await self._remind(ledger):
             return False
         if number is None or number < ledger.next_epoch or number <= self._looked_at:
             return False
@@ -94,10 +94,14 @@ class Settlement:
         self._looked_at = number
         return epoch is not None
 
-    async def _remind(self, last: EpochRow) -> None:
-        """The chain has lost an epoch that was closed, deeper than the confirmations: send the same again."""
-        sent = await self._transactions.broadcast_again(f"settle/{last.number}/")
-        alarm("closed_epoch_lost", epoch=last.number, transactions=sent)
+    async def _remind(self, ledger: LedgerState) -> bool:
+        """Send epochs again that the chain has lost after they were closed, deeper than the confirmations;
+        return whether there are any. The one that is on its way builds on them."""
+        lost = await self._database.read(lambda session: queries.closed_from(session, ledger.next_epoch))
+        for number in lost:
+            sent = await self._transactions.broadcast_again(f"settle/{number}/")
+            alarm("closed_epoch_lost", epoch=number, transactions=sent)
+        return bool(lost)
 
     async def _publish(self, epoch: EpochRow) -> None:
         file_hash = await self._workshop.publish(epoch)

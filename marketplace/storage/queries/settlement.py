@@ -113,6 +113,12 @@ def unfinished(session: Session) -> EpochRow | None:
     return _one(session, select(EpochRow).where(P.c.state != "closed").order_by(P.c.number).limit(1))
 
 
+def closed_from(session: Session, number: int) -> Sequence[int]:
+    """Return the closed epochs from `number` on, in order."""
+    statement = select(P.c.number).where(P.c.state == "closed", P.c.number >= number).order_by(P.c.number)
+    return session.scalars(statement).all()
+
+
 def epoch(session: Session, number: int) -> EpochRow | None:
     """Return an epoch that was put together."""
     return _one(session, select(EpochRow).where(P.c.number == number))
