@@ -17,8 +17,9 @@ from provider.keystore import import_key, key_path, load_secret, make_key
 from provider.trust import trusted
 from provider.wallet import Operator, operator_of
 from tallystick.commands.console import AsJson, CommandFailed, facts, foreseen, show
+from tallystick.commands.credentials import key_from_file
 from tallystick.models.manifest import canonical_json, model_id
-from tallystick.protocol.ids import to_address, to_bytes32, to_hex
+from tallystick.protocol.ids import to_address, to_hex
 from tallystick.protocol.keys import SigningKey
 from tallystick.protocol.money import NanoUsd, format_usd, parse_usd
 
@@ -68,9 +69,10 @@ def init(
     ca_file: Annotated[
         str, typer.Option(help="Certificates (PEM) to trust besides the system's, for a coordinator's own.")
     ] = "",
-    operator_key: Annotated[
-        str, typer.Option(help="Import this operator key (hex) instead of making one.", hidden=True)
-    ] = "",
+    operator_key_file: Annotated[
+        Path | None,
+        typer.Option(help="Import the operator's key that this file has in hex (-: standard input)."),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -102,9 +104,9 @@ def init(
     market = _market(coordinator, ca_file)
     words = passphrase(passphrase_file, confirm=True)
     operator = (
-        import_key(home, "operator", to_bytes32(operator_key), words)
-        if operator_key
-        else make_key(home, "operator", words)
+        make_key(home, "operator", words)
+        if operator_key_file is None
+        else import_key(home, "operator", key_from_file(operator_key_file), words)
     )
     config = ProviderConfig(
         coordinator=coordinator,

@@ -16,8 +16,10 @@ import typer
 
 from tallystick.commands.console import CommandFailed
 from tallystick.keystores import decrypted, encrypted
+from tallystick.protocol.ids import to_bytes32
 
 DEFAULT_URL = "http://127.0.0.1:8080/v1"
+_MOST_KEY = 200
 
 
 def home() -> Path:
@@ -85,6 +87,21 @@ def passphrase(path: Path | None, *, confirm: bool = False, words: str = "Passph
             "a passphrase is needed and nobody is there to type it; "
             "set TALLYSTICK_PASSPHRASE or --passphrase-file"
         ) from None
+
+
+def key_from_file(path: Path) -> bytes:
+    """Return the 32-byte key that a file has in hex; `-` is the standard input.
+
+    A key is never an argument: the list of processes shows those to everybody on the machine, and the shell
+    keeps them. Raises CommandFailed, which does not quote what is there.
+    """
+    try:
+        text = sys.stdin.readline(_MOST_KEY) if str(path) == "-" else path.read_text()
+        return to_bytes32(text.strip())
+    except OSError as error:
+        raise CommandFailed(f"the key cannot be read from {path}: {error}") from error
+    except ValueError:
+        raise CommandFailed(f"{path} has no key: 64 hex digits") from None
 
 
 def store_wallet(secret: bytes, words: str) -> Path:

@@ -11,13 +11,14 @@ import typer
 from tallystick.commands.console import AsJson, facts, foreseen, show
 from tallystick.commands.credentials import (
     home,
+    key_from_file,
     load_wallet,
     passphrase,
     save_credentials,
     store_wallet,
 )
 from tallystick.commands.market import Api
-from tallystick.protocol.ids import to_address, to_bytes32, to_hex
+from tallystick.protocol.ids import to_address, to_hex
 from tallystick.protocol.keys import SigningKey
 from tallystick.sdk.answers import TallystickError
 from tallystick.signin import SignIn, personal_digest
@@ -70,9 +71,10 @@ def verify(
 @app.command("create-wallet")
 @foreseen(ValueError)
 def create_wallet(
-    secret: Annotated[
-        str, typer.Option(help="An existing key (hex) to import instead of a new one.", hidden=True)
-    ] = "",
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Import the key that this file has in hex (-: standard input), not a new one."),
+    ] = None,
     passphrase_file: PassphraseFile = None,
     as_json: AsJson = False,
 ) -> None:
@@ -80,7 +82,7 @@ def create_wallet(
 
     Example: tallystick account create-wallet
     """
-    raw = to_bytes32(secret) if secret else secrets.token_bytes(32)
+    raw = secrets.token_bytes(32) if key_file is None else key_from_file(key_file)
     words = passphrase(passphrase_file, confirm=True)
     path = store_wallet(raw, words)
     show({"address": SigningKey(raw).address, "keystore": str(path)}, as_json, facts)

@@ -212,7 +212,8 @@ async def test_what_was_earned_is_claimed_and_a_cheque_covers_what_is_missing(
     Account.enable_unaudited_hdwallet_features()
     mnemonic = "test test test test test test test test test test test junk"
     secret = to_hex(bytes(Account.from_mnemonic(mnemonic, account_path="m/44'/60'/0'/0/5").key))
-    operator = (await made(stand, home, "--operator-key", secret))["operator"]
+    (key := home.parent / "operator-key").write_text(secret + "\n")
+    operator = (await made(stand, home, "--operator-key-file", key))["operator"]
     assert operator == anvil_key(5).address
 
     earned = 5 * USD - 5 * USD // 20
