@@ -20,6 +20,7 @@ from tallystick.protocol.keys import SigningKey
 from tallystick.sdk.answers import TallystickError
 from tallystick.sdk.core import raise_for_status
 from tallystick.sdk.pins import MarketChanged, check_market
+from tallystick.sdk.reading import Body
 
 
 class Unreachable(CommandFailed):
@@ -41,8 +42,11 @@ class Api:
         """
         secret = token or self.credentials.api_key or self.credentials.session
         headers = {"Authorization": f"Bearer {secret}"} if secret else {}
-        given = self._send(method, path, json=body, params=query, headers=headers)
-        answer = _json(given)
+        with (
+            self._http() as http,
+            http.stream(method, path.lstrip("/"), json=body, params=query, headers=headers) as given,
+        ):
+            answer = _json(given)
         raise_for_status(given.status_code, {k.lower(): v for k, v in given.headers.items()}, answer)
         return answer
 
@@ -54,15 +58,10 @@ class Api:
         wanted = {"Accept": "application/octet-stream"}
         with self._http() as http, http.stream("GET", path.lstrip("/"), headers=wanted) as given:
             if given.status_code != 200:
-                given.read()
                 raise_for_status(given.status_code, dict(given.headers), _json(given))
             size = sum(into.write(piece) for piece in given.iter_bytes(1 << 20))
         into.flush()
         return size
-
-    def _send(self, method: str, path: str, **given: Any) -> httpx.Response:
-        with self._http() as http:
-            return http.request(method, path.lstrip("/"), **given)
 
     @contextmanager
     def _http(self) -> Iterator[httpx.Client]:
@@ -167,9 +166,12 @@ async def on_chain(market: MarketInfo) -> AsyncIterator[OnChain]:
 
 
 def _json(given: httpx.Response) -> Any:
+    body = Body()
+    for piece in given.iter_bytes():
+        body.add(piece)
     try:
-        return given.json()
-    except ValueError as error:
+        return json.loads(body.whole())
+    except (ValueError, RecursionError) as error:
         raise TallystickError(
             given.status_code,
             f"{given.url} does not answer as a coordinator; set TALLYSTICK_URL if it is elsewhere",
