@@ -100,6 +100,15 @@ class Treasury:
         pays_for_itself = self.free >= self.owed - brought_in - self.credit
         return NanoUsd(max(0, most if pays_for_itself else min(most, self.free)))
 
+    def credit_after(self, payouts: Sequence["Line"]) -> NanoUsd:
+        """Return the credit that is settled when such rows are, its own payout among them or not.
+
+        It is fixed with the rows. Of what matures before they are on the chain, more may be owed than is used
+        on credit: counted then, less credit would be settled than the advance was planned on.
+        """
+        paid = sum(line.moves for line in payouts if line.address != self.address)
+        return credit_settled(self.credit, self.owed - paid)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:

@@ -10,6 +10,7 @@ from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import BadRequest, NotFound
 from marketplace.services import ledger
 from marketplace.storage.queries import accounts
+from marketplace.storage.queries.settlement import advance_under_way
 from marketplace.storage.tables import Account
 from tallystick.protocol.money import NanoUsd
 
@@ -70,7 +71,7 @@ def credit_book(session: Session) -> CreditBook:
         lines=tuple(_line_of(account) for account in lines),
         deposit=NanoUsd(deposit),
         promised=NanoUsd(promised),
-        free=NanoUsd(max(0, deposit - promised - leaving)),
+        free=NanoUsd(max(0, deposit - promised - leaving - advance_under_way(session))),
     )
 
 

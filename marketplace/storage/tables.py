@@ -248,6 +248,8 @@ class EpochRow(SQLModel, table=True):
     gas_used: int = Field(default=0, sa_column=_money())
     last_batch: int = Field(sa_column=Column(BigInteger, nullable=False, unique=True, index=True))
     """Its receipts are those of the batches after the last epoch's up to this one."""
+    credit: int | None = Field(default=None, sa_column=Column(BigInteger, nullable=True))
+    """What counts as settled when it is closed: its advance was planned on that. None: what is found then."""
 
 
 class OpenBatch(SQLModel, table=True):

@@ -7,6 +7,7 @@ from marketplace.domain.accounts import TREASURY_ID, AccountKind, EntryKind
 from marketplace.domain.errors import BadRequest, Broken, Conflict, InsufficientBalance, NotFound
 from marketplace.storage.queries import accounts, entries
 from marketplace.storage.queries.accounts import A
+from marketplace.storage.queries.settlement import advance_under_way
 from marketplace.storage.tables import Entry
 from tallystick.protocol.money import NanoUsd, format_usd
 
@@ -35,11 +36,10 @@ def grant_credit(session: Session, account_id: str, amount: NanoUsd, reference: 
     _check(amount)
     if reference and _was_granted(session, reference):
         raise Conflict(f"the grant {reference!r} was made already", code="granted_already")
-    free = A.c.balance - A.c.granted - A.c.requested
-    if not accounts.change(session, TREASURY_ID, free >= amount, granted=A.c.granted + amount):
-        treasury = accounts.find(session, TREASURY_ID)
-        left = 0 if treasury is None else treasury.balance - treasury.granted - treasury.requested
-        raise TreasuryShort(needed=amount, available=NanoUsd(max(0, left)))
+    free = free_deposit(session)
+    if free < amount:
+        raise TreasuryShort(needed=amount, available=free)
+    accounts.change(session, TREASURY_ID, granted=A.c.granted + amount)
     is_email = A.c.kind == AccountKind.EMAIL.value
     values = {"balance": A.c.balance + amount, "deposited": A.c.deposited + amount}
     if not accounts.change(session, account_id, is_email, **values):
@@ -47,6 +47,16 @@ def grant_credit(session: Session, account_id: str, amount: NanoUsd, reference: 
     lines = [(account_id, EntryKind.GRANT, amount), (TREASURY_ID, EntryKind.PROMISE, -amount)]
     entries.add(session, lines[:1], now=now, reference=reference)
     entries.add(session, lines[1:], now=now, reference=reference or account_id)
+
+
+def free_deposit(session: Session) -> NanoUsd:
+    """Return how much of the treasury's deposit covers no credit and no request, and is not advanced by the
+    epoch that is on its way; nobody else changes that before the end of the work."""
+    treasury = accounts.lock(session, TREASURY_ID)
+    if treasury is None:
+        return NanoUsd(0)
+    leaves = treasury.requested + advance_under_way(session)
+    return NanoUsd(max(0, treasury.balance - treasury.granted - leaves))
 
 
 def revoke_credit(session: Session, account_id: str, amount: NanoUsd, reference: str, now: int) -> NanoUsd:

@@ -11,7 +11,7 @@ from marketplace.domain.errors import Broken
 from marketplace.domain.ports.chain import ChainAccount, Consent
 from marketplace.storage.queries import accounts
 from marketplace.storage.queries import settlement as queries
-from marketplace.storage.tables import Account
+from marketplace.storage.tables import Account, SettlementRow
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 
@@ -57,6 +57,18 @@ def read_snapshot(session: Session, rules: RowRules, now: int) -> Snapshot:
         treasury=treasury,
         sums=queries.sums(session),
     )
+
+
+def is_covered(session: Session, rows: Sequence[SettlementRow], credit: int | None) -> bool:
+    """Return whether the treasury can still advance what is in `rows`, with so much credit settled by it.
+
+    Until the end of the work nobody is granted more.
+    """
+    advance = queries.advance_of(rows)
+    treasury = accounts.lock(session, TREASURY_ID)
+    if treasury is None or not advance:
+        return treasury is not None
+    return treasury.balance - treasury.requested - treasury.granted + (credit or 0) >= advance
 
 
 def _debtor(row: Account) -> Debtor:

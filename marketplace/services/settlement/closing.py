@@ -10,7 +10,7 @@ from marketplace.domain.ports.chain import FaultKind
 from marketplace.services import ledger
 from marketplace.storage.queries import accounts
 from marketplace.storage.queries import settlement as queries
-from marketplace.storage.tables import SettlementRow
+from marketplace.storage.tables import EpochRow, SettlementRow
 from tallystick.protocol.money import NanoUsd
 
 
@@ -38,7 +38,7 @@ def close_epoch(
         # What the treasury's payouts bring is for it to claim; its books count its deposit and its fees.
         if row.kind == FaultKind.CHARGE and row.set_aside is None:
             ledger.treasury_advance(session, NanoUsd(row.amount - row.before), _reference(number), now)
-    _settle_credit(session, number, now)
+    _settle_credit(session, epoch, now)
     queries.change_epoch(
         session,
         number,
@@ -54,9 +54,14 @@ def _reference(number: int) -> str:
     return f"epoch {number}"
 
 
-def _settle_credit(session: Session, number: int, now: int) -> None:
+def _settle_credit(session: Session, epoch: EpochRow, now: int) -> None:
+    settled = _credit_now(session) if epoch.credit is None else NanoUsd(epoch.credit)
+    if settled:
+        ledger.settle_credit(session, settled, _reference(epoch.number), now)
+
+
+def _credit_now(session: Session) -> NanoUsd:
+    """Return what credit nobody waits for, for an epoch that these books did not plan."""
     sums, treasury = queries.sums(session), accounts.find(session, TREASURY_ID)
     granted = 0 if treasury is None else treasury.granted
-    settled = credit_settled(granted - sums.credit_unspent - sums.credit_immature, sums.owed)
-    if settled:
-        ledger.settle_credit(session, settled, _reference(number), now)
+    return credit_settled(granted - sums.credit_unspent - sums.credit_immature, sums.owed)

@@ -11,7 +11,7 @@ from marketplace.domain.errors import Unavailable
 from marketplace.domain.ports.chain import Batch, Chain, ChainAccount, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
-from marketplace.services.settlement.books import Snapshot, read_snapshot
+from marketplace.services.settlement.books import Snapshot, is_covered, read_snapshot
 from marketplace.services.settlement.rows import batch, chunked, stored_row
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.settlement.workshop import Workshop
@@ -58,7 +58,8 @@ class Sealer:
     async def seal(self, number: int, ledger: LedgerState) -> EpochRow | None:
         """Put epoch `number` together and store it; None if nothing is due.
 
-        Raises ChainUnavailable, Unavailable if another process stored an epoch meanwhile.
+        Raises ChainUnavailable, Unavailable if another process stored an epoch meanwhile, or what the
+        treasury was to advance covers credit now.
         """
         secret = self._terms.secret(self._key, ledger.next_epoch)
         if audit_secret_hash(secret) != ledger.audit_secret_hash:
@@ -87,6 +88,7 @@ class Sealer:
             next_audit_secret=self._terms.secret(self._key, number + 1),
             gas_used=0,
             last_batch=cut.last,
+            credit=snapshot.treasury_on({}).credit_after(draft.plan.payouts),
         )
         if not await self._database.write(lambda session: _store(session, epoch, rows, cut)):
             raise Unavailable(f"another process put an epoch together while epoch {number} was")
@@ -165,10 +167,14 @@ class Sealer:
 
 def _store(session: Session, epoch: EpochRow, rows: Sequence[SettlementRow], cut: Cut) -> bool:
     """Store an epoch unless another was stored since the cut, whose receipts its tree would have too."""
-    stored = queries.store(session, epoch, cut)
-    if stored:
-        queries.add_rows(session, rows)
-    return stored
+    if not queries.store(session, epoch, cut):
+        return False
+    queries.add_rows(session, rows)
+    if not is_covered(session, rows, epoch.credit):
+        raise Unavailable(
+            f"what epoch {epoch.number} was to advance covers credit that was granted meanwhile"
+        )
+    return True
 
 
 def _report(number: int, plan: Plan) -> None:

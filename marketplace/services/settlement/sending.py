@@ -7,11 +7,11 @@ import structlog
 from sqlalchemy.orm import Session
 
 from marketplace.domain.accounts import TREASURY_ID
-from marketplace.domain.epochs import NOTHING, Line, balance, recharged
+from marketplace.domain.epochs import NOTHING, Line, Treasury, balance, recharged
 from marketplace.domain.ports.chain import BatchRefused, Chain, Fault, FaultKind, LedgerState
 from marketplace.domain.ports.clock import Clock
 from marketplace.services.alarms import alarm
-from marketplace.services.settlement.books import read_snapshot
+from marketplace.services.settlement.books import is_covered, read_snapshot
 from marketplace.services.settlement.rows import chunk_batch, chunked, line_of, sent_rows
 from marketplace.services.settlement.terms import SettlementTerms
 from marketplace.services.transactions import Transactions
@@ -45,6 +45,8 @@ class Rest:
     charges: list[Line]
     payouts: list[Line]
     paid_out: int
+    to_pay: int
+    """What payouts from there on were to move, the one at fault among them. The treasury's is in neither."""
     may_charge: bool
     """Whether the treasury's charge is among these rows, so that it can be another one."""
     fault_row: SettlementRow | None
@@ -103,10 +105,11 @@ class Courier:
             payouts=[replace(one, before=on_chain.get(one.address, NOTHING).earned) for one in rest.payouts],
         )
         treasury = snapshot.treasury_on(on_chain)
+        treasury = replace(treasury, owed=NanoUsd(max(0, treasury.owed - rest.paid_out)))
         charges, payouts, deferred = balance(
             [one for one in fresh.charges if one.moves > 0],
             [one for one in fresh.payouts if one.moves > 0],
-            replace(treasury, owed=NanoUsd(max(0, treasury.owed - rest.paid_out))),
+            treasury,
             pool=ledger.pool,
             may_charge=rest.may_charge,
         )
@@ -116,8 +119,9 @@ class Courier:
         if rest.fault_row is None and not _differ(rows, planned, chunk):
             alarm("epoch_refused", epoch=epoch.number, chunk=chunk, reason=fault.reason)
             return
+        credit = _credit(epoch, rest, payouts, treasury)
         replaced = await self._database.write(
-            lambda session: _replace(session, epoch, chunk, chunks, planned, rest.fault_row, fault)
+            lambda session: _replace(session, epoch, chunk, chunks, planned, rest.fault_row, fault, credit)
         )
         if replaced:
             self._report(epoch.number, rest, fault, deferred, _cut(rest.charges, fresh.charges))
@@ -162,6 +166,11 @@ def _rest(rows: Sequence[SettlementRow], chunk: int, fault: Fault) -> Rest:
             for row in sent_rows(rows)
             if row.chunk < chunk and row.kind == FaultKind.PAYOUT and row.account_id != TREASURY_ID
         ),
+        to_pay=sum(
+            row.amount - row.before
+            for row in open_rows
+            if row.kind == FaultKind.PAYOUT and row.account_id != TREASURY_ID
+        ),
         may_charge=not any(
             row.chunk < chunk and row.kind == FaultKind.CHARGE and row.account_id == TREASURY_ID
             for row in sent_rows(rows)
@@ -174,6 +183,17 @@ def _cut(planned: Sequence[Line], fresh: Sequence[Line]) -> dict[Address, int]:
     """Return by how much charges are lower than they were planned: the Ledger would refuse the rest now."""
     lower = ((one.address, one.amount - now.amount) for one, now in zip(planned, fresh, strict=True))
     return {address: amount for address, amount in lower if amount > 0}
+
+
+def _credit(epoch: EpochRow, rest: Rest, payouts: Sequence[Line], treasury: Treasury) -> NanoUsd:
+    """Return the credit that the epoch settles with other payouts from a chunk on than `rest` has.
+
+    An advance that is past was counted on what was to be settled then, which is less only by what is not
+    paid now.
+    """
+    paid = sum(line.moves for line in payouts if line.address != treasury.address)
+    unpaid = max(0, rest.to_pay - paid)
+    return NanoUsd(max(treasury.credit_after(payouts), (epoch.credit or 0) - unpaid))
 
 
 def _differ(rows: Sequence[SettlementRow], planned: Sequence[SettlementRow], chunk: int) -> bool:
@@ -191,10 +211,13 @@ def _replace(
     planned: list[SettlementRow],
     fault_row: SettlementRow | None,
     fault: Fault,
+    credit: NanoUsd,
 ) -> bool:
     """Put rows in place of those from `chunk` on, unless they may reach the Ledger; return whether."""
     number = epoch.number
     if not queries.is_still(session, epoch) or transactions.is_live(session, purpose(number, chunk)):
+        return False
+    if not is_covered(session, planned, credit):
         return False
     queries.drop_rows(session, number, chunk)
     queries.add_rows(session, planned)
@@ -202,4 +225,4 @@ def _replace(
         fault_row.set_aside, fault_row.chunk, fault_row.position = fault.reason, 0, 0
         fault_row.consent_spent, fault_row.consent_signature = None, None
         queries.add_rows(session, [fault_row])
-    return queries.change_epoch(session, number, state="sealed", chunks=chunks)
+    return queries.change_epoch(session, number, state="sealed", chunks=chunks, credit=credit)

@@ -148,6 +148,12 @@ def find(session: Session, account_id: str) -> Account | None:
     return found
 
 
+def lock(session: Session, account_id: str) -> Account | None:
+    """Return the account as it is now; nobody else changes it before the end of the work."""
+    found: Account | None = session.scalar(_whole().where(A.c.id == account_id).with_for_update())
+    return found
+
+
 def by_address(session: Session, address: str) -> Account | None:
     """Return the account at `address`."""
     found: Account | None = session.scalar(_whole().where(A.c.address == address))

@@ -21,7 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from marketplace.domain.accounts import AccountKind
+from marketplace.domain.accounts import TREASURY_ID, AccountKind
+from marketplace.domain.ports.chain import FaultKind
 from marketplace.storage.queries.accounts import A
 from marketplace.storage.tables import Account, EpochRow, OpenBatch, ReceiptRow, SettlementRow
 from tallystick.protocol.money import SCALE
@@ -128,6 +129,22 @@ def published_files(session: Session) -> Sequence[bytes]:
     """Return the hashes of the files of all epochs that have one, in order of the epochs."""
     statement = select(P.c.file_hash).where(P.c.state != "sealed").order_by(P.c.number)
     return session.scalars(statement).all()
+
+
+def advance_under_way(session: Session) -> int:
+    """Return by how much what the treasury may promise falls when the epoch that is on its way is closed;
+    nano-dollars, never less than 0."""
+    epoch = unfinished(session)
+    if epoch is None:
+        return 0
+    own = rows_of_account(session, epoch.number, TREASURY_ID)
+    return max(0, advance_of(own) - (epoch.credit or 0))
+
+
+def advance_of(rows: Sequence[SettlementRow]) -> int:
+    """Return what rows take of the treasury's deposit."""
+    is_advance = (one for one in rows if one.account_id == TREASURY_ID and one.kind == FaultKind.CHARGE)
+    return sum(one.amount - one.before for one in is_advance if one.set_aside is None)
 
 
 def change_epoch(session: Session, number: int, **values: object) -> bool:
