@@ -117,11 +117,14 @@ class Transactions:
 
     async def _insist(self, row: TransactionRow, batch: Batch, while_: Condition) -> None:
         """Broadcast again, bid more after a while, or find that another transaction took the nonce."""
-        if await self._sender.used_nonces() > row.nonce:
+        used = await self._sender.used_nonces()
+        if used > row.nonce:
             if await self._sender.outcome(row.hash) is None:
                 log.warning("transaction_replaced", purpose=row.purpose, nonce=row.nonce)
                 await self._mark(row, "replaced", None)
             return
+        if used < row.nonce:
+            await self._broadcast_before(row)
         await self._sender.broadcast(row.raw)
         reach("transactions.broadcast_again")
         age = self._clock.now_ms() - row.created_at
@@ -129,6 +132,14 @@ class Transactions:
         if urgency > self._bids.get(row.purpose, 0):
             self._bids[row.purpose] = urgency
             await self._bid_more(row, batch, urgency, while_)
+
+    async def _broadcast_before(self, row: TransactionRow) -> None:
+        """Broadcast what has lower nonces: a reorganisation may have taken it back, and nothing is mined before
+        it. It may be for a chunk that there is none of any more, so that nobody else would."""
+        waiting = await self._database.read(lambda session: queries.waiting(session, row.sender))
+        for one in waiting:
+            if one.nonce < row.nonce:
+                await self._sender.broadcast(one.raw)
 
     async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int, while_: Condition) -> None:
         try:

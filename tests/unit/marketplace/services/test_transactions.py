@@ -165,6 +165,22 @@ async def test_a_transaction_that_a_reorganisation_removed_is_sent_again(setting
     assert (await setting.driver.chain.accounts([address(ALICE)]))[address(ALICE)].spent == USD
 
 
+async def test_one_that_nobody_asks_for_any_more_is_sent_again_if_the_next_waits_for_its_nonce(
+    setting: Setting,
+) -> None:
+    """As when an epoch has fewer chunks than before: a chain that forgot it would mine nothing any more."""
+    memory, transactions = setting.driver.memory, setting.transactions()
+    later = Batch(0, 0, (Charge(address(ALICE), NanoUsd(2 * USD)),), ())
+    await setting.driver.hold_back(True)
+    await transactions.push("settle/0/1", CHARGE)
+    await transactions.push(PURPOSE, later)
+    memory._waiting.clear()
+    await setting.driver.hold_back(False)
+    for _ in range(4):
+        await transactions.push(PURPOSE, later)
+    assert await setting.driver.sender.used_nonces() == 2
+
+
 async def test_two_processes_that_make_a_transaction_for_one_purpose_at_once_send_one(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
