@@ -134,8 +134,10 @@ class Transactions:
             await self._bid_more(row, batch, urgency, while_)
 
     async def _broadcast_before(self, row: TransactionRow) -> None:
-        """Broadcast what has lower nonces: a reorganisation may have taken it back, and nothing is mined before
-        it. It may be for a chunk that there is none of any more, so that nobody else would."""
+        """Broadcast what has lower nonces and may have been taken back: it has to be mined first.
+
+        It may be for a chunk that an epoch has no more, so that nobody else would.
+        """
         waiting = await self._database.read(lambda session: queries.waiting(session, row.sender))
         for one in waiting:
             if one.nonce < row.nonce:
