@@ -39,7 +39,7 @@ LONG = 300
 def _cheap_keystores(monkeypatch: pytest.MonkeyPatch) -> None:
     """A keystore's key derivation is slow on purpose; here it need not be."""
     cheap = functools.partial(EthAccount.encrypt, kdf="pbkdf2", iterations=2)
-    monkeypatch.setattr("provider.keystore.EthAccount.encrypt", cheap)
+    monkeypatch.setattr("eth_account.Account.encrypt", cheap)
 
 
 @asynccontextmanager
