@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +36,7 @@ class Anvil:
     drain: "asyncio.Task[None]"
 
 
+@cache
 def anvil_key(index: int) -> SigningKey:
     """Return the key of Anvil's account `index` (0–9), each rich in gas money; everybody knows these keys."""
     # Half a second to import, and only local chains need it.

@@ -57,7 +57,9 @@ def consent(domain: Domain, who: int, spent: int, *, key: SigningKey | None = No
 class MemoryDriver:
     """The twin."""
 
-    def __init__(self, *, treasury: int = 100 * USD, bond: int = 100 * USD) -> None:
+    def __init__(
+        self, *, treasury: int = 100 * USD, bond: int = 100 * USD, kind: type[MemoryChain] = MemoryChain
+    ) -> None:
         start = int(time.time())
         coordinator = anvil_key(COORDINATOR)
         self.clock = EpochClock(start, LONG_TERMS.epoch_length)
@@ -66,7 +68,7 @@ class MemoryDriver:
         ledger = MemoryLedger(
             self.domain, self.clock, coordinator.address, audit_secret_hash(secret), thaw=LONG_TERMS.thaw
         )
-        self.memory = MemoryChain(ledger, start=start)
+        self.memory = kind(ledger, start=start)
         self.memory.deposit_bond(bond)
         self.memory.deposit(address(OWNER), treasury, 2**63 - 1)
         self.chain: Chain = self.memory
