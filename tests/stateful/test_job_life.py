@@ -52,6 +52,7 @@ WORKING = [
     *["bring_a_receipt_again"] * 2,
     *["sign_and_vanish"] * 2,
     "lie",
+    "all_lie",
     "refuse",
     "stream_out_of_order",
     "leave",

@@ -5,9 +5,10 @@ from typing import Any
 from marketplace.services.suspension import set_nodes_suspended
 from tallystick.protocol.eip712 import receipt_digest
 from tallystick.protocol.frames import Finished, Offers, ReceiptRefused, ReceiptTaken
+from tallystick.protocol.ids import Address
 from tallystick.protocol.receipts import Finish
 from tests.support.job_model import ModelJob, Signed
-from tests.support.job_world import WALLETS, JobWorld, async_call, pick
+from tests.support.job_world import JobWorld, async_call, pick
 from tests.support.nodes import DOMAIN, EOS, ScriptedNode, _nowhere, an_offer, key_of
 
 DECEITS: dict[str, dict[str, Any]] = {
@@ -15,7 +16,7 @@ DECEITS: dict[str, dict[str, Any]] = {
     "hash": {"output_commitment": b"\x01" * 32},
     "price": {"output_price": 100_000},
     "free prompt": {"prompt_tokens": 77},
-    "account": {"account": WALLETS[2]},
+    "account": {"account": Address("0x" + "de" * 20)},
     "text": {"text_bytes": 9_999},
     "future": {"finished_at": 2**50},
     "signer": {},
@@ -81,8 +82,23 @@ class JobNodes(JobWorld):
         return signed
 
     def lie(self, number: int) -> None:
+        if job := self.pick_live(number):
+            self.lie_about(job, number)
+
+    def all_lie(self, number: int) -> None:
+        """Have every node that gets a job lie about it, and bring the truth when it has failed."""
+        if living := self.living():
+            job = max(living, key=lambda one: one.most - len(one.ids))
+            while job.live and not job.is_whole:
+                self.stream_on(job, [ord("l")])
+                self.lie_about(job, number)
+            self.time_passes(11)
+            for signed in [one for one in self.signed if one.job is job and one.is_true]:
+                self.bring(signed)
+
+    def lie_about(self, job: ModelJob, number: int) -> None:
         deceit = sorted(DECEITS)[number % len(DECEITS)]
-        if (job := self.pick_live(number)) and (attempt := job.live) and attempt.work.ids:
+        if (attempt := job.live) and attempt.work.ids:
             finish = Finish.EOS if job.ids[-1] == EOS else Finish.HANDED_OVER
             signer = key_of(99) if deceit == "signer" else None
             # It signs the truth too, for later: nothing that it says of this try counts any more.
@@ -162,8 +178,11 @@ class JobNodes(JobWorld):
     def bring_a_receipt_again(self, number: int) -> None:
         there = [one for one in self.signed if one.attempt.node.address in self.lines]
         owed = [one for one in there if one.attempt.is_lost and one.id not in self.taken]
-        signed = pick(owed or there, number)
-        if signed is None or signed.job.live is signed.attempt:
+        if signed := pick(owed or there, number):
+            self.bring(signed)
+
+    def bring(self, signed: Signed) -> None:
+        if signed.job.live is signed.attempt or signed.attempt.node.address not in self.lines:
             return
         node, job = signed.attempt.node, signed.job
         was_taken, state, before = signed.id in self.taken, job.state, len(node.received)
