@@ -142,6 +142,7 @@ class Transactions:
         for one in waiting:
             if one.nonce < row.nonce:
                 await self._sender.broadcast(one.raw)
+                reach("transactions.broadcast_again")
 
     async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int, while_: Condition) -> None:
         try:

@@ -70,6 +70,15 @@ def _is_served_by(server: Server, node: Address) -> bool:
     return any(one.eligible and all(map(server.parts.catalog.by_id, one.asks)) for one in known)
 
 
+def nothing_waits(home: Path) -> bool:
+    """Return whether the agent has the coordinator's word on everything that it signed."""
+    evidence = Evidence(home / "evidence.sqlite")
+    try:
+        return evidence.pending_count() == 0
+    finally:
+        evidence.close()
+
+
 def rotate(home: Path, code: int = 0) -> Any:
     """Run the command."""
     arguments = ["provider", "rotate-node-key", "--home", str(home), "--yes", "--json"]
@@ -104,6 +113,7 @@ def test_a_node_goes_on_under_a_new_key(tmp_path: Path) -> None:
             with place.background.hold(agent_of(server, home)):
                 assert ask(client, "hello").choices[0].message.content == "hello"
                 server.quiet()
+                place.background.do(eventually(lambda: nothing_waits(home), 30))
         evidence = Evidence(home / "evidence.sqlite")
         kept = [one.earning for one in evidence.recent(10) if one.state == "taken"]
         assert (len(kept), evidence.pending_count()) == (2, 0)
