@@ -35,11 +35,9 @@ class Newcomers:
 
     def turn(self, operator: Address | None) -> asyncio.Lock:
         """Return the lock of an operator, which brings one model at a time; None: somebody we trust."""
-        lock = asyncio.Lock() if operator is None else self._turns.get(operator)
-        if lock is None:
-            assert operator is not None
-            lock = self._turns[operator] = asyncio.Lock()
-        return lock
+        if operator is None:
+            return asyncio.Lock()
+        return self._turns.setdefault(operator, asyncio.Lock())
 
     def check(self, operator: Address | None) -> None:
         """Raise NotAdmitted if the operator may offer nothing more today."""

@@ -72,7 +72,8 @@ class Transactions:
             await self._make(row, purpose, batch, while_)
             return None
         outcome = await self._sender.outcome(row.hash)
-        if outcome is None:
+        # A node may keep the receipt of a transaction whose block was taken back: its nonce is free again.
+        if outcome is None or await self._sender.used_nonces() <= row.nonce:
             await self._insist(row, batch, while_)
             return None
         if outcome.succeeded:

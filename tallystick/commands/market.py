@@ -92,7 +92,7 @@ class Api:
             is_local=bool(told.get("local")),
         )
         try:
-            check_market(default_directory() / "markets.json", self.credentials.base_url, info.domain)
+            check_market(default_directory() / "ledgers.json", self.credentials.base_url, info.domain)
         except MarketChanged as error:
             raise CommandFailed(str(error)) from error
         return info

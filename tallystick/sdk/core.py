@@ -147,7 +147,7 @@ class Core:
             domain = Domain(
                 chain_id=int(market["chain_id"]), contract=to_address(market["contracts"]["ledger"])
             )
-            check_market(self._directory / "markets.json", self._base_url, domain)
+            check_market(self._directory / "ledgers.json", self._base_url, domain)
             self._book = ConsentBook(
                 domain=domain, account=self.account, key=self.key, directory=self._directory
             )

@@ -7,9 +7,7 @@ Laws:
     Σ spent = Σ earned, matured or not
 """
 
-from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
@@ -41,6 +39,7 @@ from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import receipt_charge, receipt_fee_up
 from tests.support.books import NOW, TERMS, TREASURY, api_key, make_job, taken
+from tests.support.ledger_model import WHOLE_MODEL, Books, Model, OpenJob, Unripe
 from tests.support.machines import machine_settings, place
 
 WALLETS = [Address("0x" + f"{number:040x}") for number in (1, 2)]
@@ -49,57 +48,6 @@ OPERATORS = [Address("0x" + "0e" * 20), WALLETS[0], TREASURY]
 CHAIN_EVENTS = ["deposit", "undo", "authorize", "consent", "request_withdrawal", "withdraw"]
 amounts = st.integers(1, 400_000)
 plenty = st.integers(300_000, 1_500_000)
-
-
-@dataclass
-class Model:
-    """One account as it should be."""
-
-    balance: int = 0
-    held: int = 0
-    requested: int = 0
-    granted: int = 0
-    spent: int = 0
-    spent_matured: int = 0
-    spent_settled: int = 0
-    authorized: int = 0
-    consented: int = 0
-    earned_pending: int = 0
-    earned: int = 0
-    earned_settled: int = 0
-
-
-WHOLE_MODEL = f"SELECT id, {', '.join(vars(Model()))} FROM account"
-
-
-@dataclass
-class OpenJob:
-    """A job whose hold is open."""
-
-    job: AcceptedJob
-    expires_at: int
-
-
-@dataclass
-class Unripe:
-    """A receipt that has not matured."""
-
-    matures_at: int
-    payer: str
-    operator: str
-    charge: int
-    fee: int
-
-
-@dataclass
-class Books:
-    """The model: accounts, caps, what is open."""
-
-    accounts: dict[str, Model] = field(default_factory=lambda: defaultdict(Model))
-    caps: dict[str, int] = field(default_factory=dict)
-    key_used: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    held: list[OpenJob] = field(default_factory=list)
-    unripe: list[Unripe] = field(default_factory=list)
 
 
 class LedgerMachine(RuleBasedStateMachine):

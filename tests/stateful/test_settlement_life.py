@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 from sqlalchemy.exc import IntegrityError
 
 from marketplace.domain.errors import ChainUnavailable, Refused, Unavailable
@@ -33,10 +33,11 @@ from tallystick.anvil import anvil_key
 from tallystick.evm import Reverted
 from tallystick.protocol.money import NanoUsd
 from tests.support.anvil import COORDINATOR, LONG_TERMS, OWNER, USD
-from tests.support.by_hand import HandBooks, HandLoop, dies_at
+from tests.support.by_hand import HandBooks, dies_at
 from tests.support.chains import MemoryDriver, address
+from tests.support.hand_machine import HandMachine
 from tests.support.hubs import Notes
-from tests.support.machines import machine_settings, place, quietly
+from tests.support.machines import machine_settings, place
 from tests.support.moody_chain import MoodyChain
 from tests.support.settlement_model import SettlementModel
 from tests.support.settling import CONFIRMATIONS, Town
@@ -84,15 +85,11 @@ def who(number: int) -> int:
     return CONSUMERS[number % 3]
 
 
-class SettlementMachine(RuleBasedStateMachine):
+class SettlementMachine(HandMachine):
     """Drives two coordinators on one set of books, the chain's twin and the model side by side."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.quiet = quietly()
-        self.quiet.__enter__()
-        place().renew()
-        self.loop = HandLoop()
         self.driver = MemoryDriver(treasury=TREASURY, bond=BOND, kind=MoodyChain)
         assert isinstance(self.driver.memory, MoodyChain)
         self.memory = self.driver.memory
@@ -335,10 +332,7 @@ class SettlementMachine(RuleBasedStateMachine):
             if self.is_sound:
                 self.end_well()
         finally:
-            self.loop.end()
-            self.books.die()
-            self.loop.close()
-            self.quiet.__exit__(None, None, None)
+            self.leave(self.books)
 
     def end_well(self) -> None:
         """Give everybody money, rights and time, and see that nothing is left."""

@@ -3,7 +3,6 @@
 from typing import Any
 
 import msgspec
-from hypothesis.stateful import RuleBasedStateMachine
 
 from marketplace.domain.accounts import TREASURY_ID
 from marketplace.domain.errors import Forbidden, NoNode, NotAuthenticated, PaymentRequired
@@ -16,11 +15,12 @@ from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import recover
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import SignedReceipt
-from tests.support.by_hand import HandClock, HandLoop
+from tests.support.by_hand import HandClock
+from tests.support.hand_machine import HandMachine
 from tests.support.hand_market import HandMarket, park
 from tests.support.hubs import COORDINATOR
 from tests.support.job_model import ModelBooks, ModelJob, Signed, Try, charge_of, fee_of
-from tests.support.machines import place, quietly
+from tests.support.machines import place
 from tests.support.nodes import DOMAIN, ScriptedNode, an_offer
 
 NOW = 1_700_000_000_000
@@ -31,15 +31,11 @@ GOODWILL = NanoUsd(10**15)
 RECEIPTS = "SELECT id, body, payer_id, operator_id, charge, fee, taken_epoch, taken_signature FROM receipt"
 
 
-class JobWorld(RuleBasedStateMachine):
+class JobWorld(HandMachine):
     """A market, three nodes, and the model beside them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.quiet = quietly()
-        self.quiet.__enter__()
-        place().renew()
-        self.loop = HandLoop()
         self.clock = HandClock(self.loop, NOW)
         self.model = ModelBooks()
         self.nodes = [ScriptedNode(number, park, models=(an_offer(slots=number),)) for number in (1, 2, 3)]
@@ -78,10 +74,7 @@ class JobWorld(RuleBasedStateMachine):
         try:
             assert self.loop.do(books.read(audit_books)).findings == ()
         finally:
-            self.loop.end()
-            books.die()
-            self.loop.close()
-            self.quiet.__exit__(None, None, None)
+            self.leave(books)
 
     def living(self) -> list[ModelJob]:
         return [job for job in self.model.jobs if job.live]

@@ -1,7 +1,7 @@
 """A market in small for tests of settlement: a chain, books, and work that was done and signed for."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -172,6 +172,9 @@ class Town:
         assert report.findings == ()
         await self.confirm()
         assert list(await audit_chain(self.database, self.driver.chain)) == []
+
+
+MakeTown = Callable[..., AbstractAsyncContextManager[Town]]
 
 
 @asynccontextmanager

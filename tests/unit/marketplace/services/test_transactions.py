@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from marketplace.domain.ports.chain import Batch, BatchRefused, Charge, Payout
+from marketplace.domain.ports.chain import Batch, BatchRefused, Charge, Outcome, Payout
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.transactions import Transactions
 from marketplace.storage.database import Database
@@ -162,6 +162,26 @@ async def test_a_transaction_that_a_reorganisation_removed_is_sent_again(setting
     assert await transactions.outcome(PURPOSE) is None
     assert await transactions.push(PURPOSE, CHARGE) is None
     assert await transactions.push(PURPOSE, CHARGE) is not None
+    assert (await setting.driver.chain.accounts([address(ALICE)]))[address(ALICE)].spent == USD
+
+
+async def test_a_receipt_that_a_node_keeps_of_a_block_taken_back_is_not_believed(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anvil can keep one, and so can one of several nodes behind an address."""
+    transactions = setting.transactions()
+    await transactions.push(PURPOSE, CHARGE)
+    stale = await transactions.push(PURPOSE, CHARGE)
+    assert stale is not None
+
+    async def always(_transaction: bytes) -> Outcome:
+        return stale
+
+    monkeypatch.setattr(setting.driver.memory, "outcome", always)
+    setting.driver.memory.reorganise(2)
+    assert await setting.driver.sender.used_nonces() == 0
+    assert await transactions.push(PURPOSE, CHARGE) is None
+    assert await setting.driver.sender.used_nonces() == 1
     assert (await setting.driver.chain.accounts([address(ALICE)]))[address(ALICE)].spent == USD
 
 

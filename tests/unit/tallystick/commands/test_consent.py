@@ -63,7 +63,7 @@ async def test_nothing_is_signed_for_contracts_that_are_not_those_of_before(home
     desk = Desk()
     async with opened(desk) as url:
         (home / "consents").mkdir()
-        (home / "consents" / "markets.json").write_text(json.dumps({url: [10, "0x" + "11" * 20]}))
+        (home / "consents" / "ledgers.json").write_text(json.dumps({url: [10, "0x" + "11" * 20]}))
         refused = await consent(url, "--yes")
     assert refused.exit_code == 1
     assert "Nothing was signed" in refused.stderr

@@ -278,14 +278,14 @@ async def test_a_market_that_names_other_contracts_than_before_gets_no_signature
 ) -> None:
     desk, before = Desk(), Domain(10, key_of(60).address)
     async with opened(desk) as url:
-        check_market(tmp_path / "markets.json", url + "/", before)
+        check_market(tmp_path / "ledgers.json", url + "/", before)
         with pytest.raises(MarketChanged, match=f"{before.contract} of chain 10 and says now"):
             await ask(url, tmp_path, stream=False)
     assert desk.consents == []
 
 
 def test_a_local_chain_is_made_anew_all_the_time(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "markets.json"
+    path = tmp_path / "new" / "ledgers.json"
     for domain in (DOMAIN, Domain(31337, key_of(60).address), Domain(10, key_of(61).address)):
         check_market(path, "http://127.0.0.1/v1", domain)
         check_market(path, "http://127.0.0.1/v1", domain)
