@@ -332,7 +332,7 @@ class SettlementMachine(HandMachine):
             if self.is_sound:
                 self.end_well()
         finally:
-            self.leave(self.books)
+            self.put_away(self.books)
 
     def end_well(self) -> None:
         """Give everybody money, rights and time, and see that nothing is left."""

@@ -7,7 +7,7 @@ from tests.support.machines import place, quietly
 
 
 class HandMachine(RuleBasedStateMachine):
-    """Begins with new books in `place()`; its teardown calls `leave`."""
+    """Begins with new books in `place()`; its teardown calls `put_away`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -16,7 +16,7 @@ class HandMachine(RuleBasedStateMachine):
         place().renew()
         self.loop = HandLoop()
 
-    def leave(self, books: HandBooks) -> None:
+    def put_away(self, books: HandBooks) -> None:
         """End what runs, and close the books."""
         self.loop.end()
         books.die()

@@ -74,7 +74,7 @@ class JobWorld(HandMachine):
         try:
             assert self.loop.do(books.read(audit_books)).findings == ()
         finally:
-            self.leave(books)
+            self.put_away(books)
 
     def living(self) -> list[ModelJob]:
         return [job for job in self.model.jobs if job.live]
