@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Final
 
@@ -47,6 +48,8 @@ FIRST_WAIT_SECONDS: Final = 0.5
 LONGEST_WAIT_SECONDS: Final = 30.0
 LAST_ANSWERS_SECONDS: Final = 5.0
 """How long a leaving agent waits for the coordinator's word on its last receipts."""
+MOST_NOTICES: Final = 10
+LONGEST_NOTICE: Final = 500
 
 
 class Agent:
@@ -69,6 +72,8 @@ class Agent:
         self.models = {model.id: model for model in models}
         self.evidence = evidence
         self.connected_since: float | None = None
+        self.notices: deque[str] = deque(maxlen=MOST_NOTICES)
+        """What the coordinator said since it connected, for the agent's owner."""
         domain = Domain(chain_id=config.chain_id, contract=config.ledger)
         bench = Bench(key, domain, evidence, lambda: chain_height() or self._told_height)
         self.jobs = RunningJobs(self.models, bench, config.max_fee_bps)
@@ -170,8 +175,9 @@ class Agent:
             coordinator=session.challenge.coordinator,
             models=[model.name for model in self.models.values()],
         )
+        self.notices.clear()
         for notice in notices(session):
-            log.warning("notice", notice=notice)
+            self._note(notice)
         for kept in self.evidence.pending():
             log.info("receipt_sent_again", receipt=kept.id.hex())
             session.send(Finished(receipt=kept.signed, stop=kept.stop))
@@ -222,6 +228,8 @@ class Agent:
                 self.jobs.cancel(frame)
             case Heartbeat():
                 self._told_height = max(self._told_height, frame.block_number)
+                if frame.notice:
+                    self._note(frame.notice)
             case ReceiptTaken():
                 self._tally.taken(frame, session.challenge.coordinator)
             case ReceiptRefused():
@@ -232,6 +240,12 @@ class Agent:
                 self._send_blob(frame, session)
             case _:
                 log.warning("unexpected_frame", type=type(frame).__name__)
+
+    def _note(self, notice: str) -> None:
+        told = notice[:LONGEST_NOTICE]
+        log.warning("notice", notice=told)
+        if told not in self.notices:
+            self.notices.append(told)
 
     def _send_blob(self, request: BlobRequest, session: LinkSession) -> None:
         held = (model.engine.blob(request.sha256) for model in self.models.values())

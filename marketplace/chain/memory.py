@@ -4,7 +4,6 @@ It mines a transaction when it is broadcast, unless `holds_back` is set; users a
 below the port's.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -42,12 +41,13 @@ UNKNOWN_NODE = NodeStake(ZERO_ADDRESS, False, NanoUsd(0), False)
 
 @dataclass
 class _Mined:
-    """A block, and the state after it."""
+    """A block, the state after it, which nobody changes any more, and how many nonces were used by then."""
 
     block: ChainBlock
     ledger: MemoryLedger
     events: list[ChainEvent]
     outcomes: dict[bytes, Outcome]
+    nonces: int
 
 
 class MemoryChain:
@@ -103,7 +103,7 @@ class MemoryChain:
         if (malformed := malformed_consent(batch)) is not None:
             return malformed
         try:
-            copy.deepcopy(self._state).settle(batch, self.address, self._now)
+            self._state.copy().settle(batch, self.address, self._now)
         except Reverted as refusal:
             return fault_of(refusal)
         return None
@@ -124,7 +124,7 @@ class MemoryChain:
 
     async def used_nonces(self) -> int:
         """See `Sender`."""
-        return sum(len(mined.outcomes) for mined in self._blocks)
+        return self._blocks[-1].nonces
 
     async def sign(self, batch: Batch, nonce: int, *, urgency: int = 0) -> Signed:
         """See `Sender`."""
@@ -217,7 +217,7 @@ class MemoryChain:
     def mine(self, blocks: int = 1) -> None:
         """Make blocks; the first takes the transactions that wait."""
         outcomes: dict[bytes, Outcome] = {}
-        nonce = sum(len(mined.outcomes) for mined in self._blocks)
+        nonce = self._blocks[-1].nonces
         while (raw := self._waiting.pop(nonce, None)) is not None:
             signed, batch = self._signed[raw]
             try:
@@ -229,8 +229,7 @@ class MemoryChain:
                 outcomes[signed.hash] = Outcome(len(self._blocks), gas, True)
             nonce += 1
         self._seal([], outcomes)
-        for _ in range(blocks - 1):
-            self._seal([], {})
+        self._seal_empty(blocks - 1)
 
     def wait(self, seconds: int) -> None:
         """Move the chain's clock forward and make a block."""
@@ -240,9 +239,8 @@ class MemoryChain:
     def reorganise(self, depth: int) -> None:
         """Replace the last `depth` blocks by empty ones; what was in them is lost."""
         del self._blocks[-depth:]
-        self._state = copy.deepcopy(self._blocks[-1].ledger)
-        for _ in range(depth):
-            self._seal([], {})
+        self._state = self._blocks[-1].ledger.copy()
+        self._seal_empty(depth)
 
     def _place(self, index: int = 0) -> Place:
         number = len(self._blocks)
@@ -250,7 +248,16 @@ class MemoryChain:
         return Place(transaction, index, number, bytes(32))
 
     def _seal(self, events: list[ChainEvent], outcomes: dict[bytes, Outcome]) -> None:
-        number = len(self._blocks)
-        block = ChainBlock(number, keccak256(f"block {number} {next(self._salt)}".encode()), self._now)
+        block = self._next_block()
         placed = [replace(event, place=replace(event.place, block_hash=block.hash)) for event in events]
-        self._blocks.append(_Mined(block, copy.deepcopy(self._state), placed, outcomes))
+        nonces = len(outcomes) + (self._blocks[-1].nonces if self._blocks else 0)
+        self._blocks.append(_Mined(block, self._state.copy(), placed, outcomes, nonces))
+
+    def _seal_empty(self, blocks: int) -> None:
+        for _ in range(blocks):
+            last = self._blocks[-1]
+            self._blocks.append(_Mined(self._next_block(), last.ledger, [], {}, last.nonces))
+
+    def _next_block(self) -> ChainBlock:
+        number = len(self._blocks)
+        return ChainBlock(number, keccak256(f"block {number} {next(self._salt)}".encode()), self._now)

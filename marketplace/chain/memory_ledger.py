@@ -31,6 +31,16 @@ class MemoryLedger:
     pool: int = 0
     bond: int = 0
 
+    def copy(self) -> "MemoryLedger":
+        """Return the same state, to be changed apart; what is in its tables never changes."""
+        return replace(
+            self,
+            accounts=dict(self.accounts),
+            exits=dict(self.exits),
+            consent_keys=set(self.consent_keys),
+            roots=dict(self.roots),
+        )
+
     def account(self, address: Address) -> ChainAccount:
         """Return an account; one that was never used is all zeros."""
         return self.accounts.get(address, NOTHING)
@@ -62,7 +72,7 @@ class MemoryLedger:
 
     def settle(self, batch: Batch, sender: Address, now: int) -> None:
         """Apply a batch, and close the epoch if it brings the closing."""
-        kept = replace(self, accounts=dict(self.accounts), roots=dict(self.roots))
+        kept = self.copy()
         try:
             self._check(batch, sender, now)
             for row, charge in enumerate(batch.charges):

@@ -18,7 +18,7 @@ from marketplace.domain.ports.chain import (
 )
 from marketplace.services import ledger
 from marketplace.services.alarms import alarm
-from marketplace.storage.queries import accounts
+from marketplace.storage.queries import accounts, settlement
 from marketplace.storage.queries import chain as queries
 from marketplace.storage.tables import ChainEventRow
 from tallystick.protocol.ids import Address, to_hex
@@ -132,6 +132,7 @@ def _note_cashed(session: Session, event: Cashed, now: int) -> None:
         alarm("cheque_beyond_books", account=event.account, credited=event.credited, earned=account.earned)
         return
     ledger.mark_payout_settled(session, account.id, event.credited)
+    settlement.note_cashed(session, event.account, event.credited)
 
 
 def _is_new(session: Session, event: ChainEvent, kind: str, account: Address, amount: int) -> bool:

@@ -17,7 +17,7 @@ from marketplace.services.slots import Slots
 from marketplace.storage.database import Database
 from marketplace.storage.queries import nodes as queries
 from marketplace.storage.tables import NodeRow
-from tallystick.protocol.frames import Finished, Hello, ModelOffer, ReceiptRefused, ReceiptTaken
+from tallystick.protocol.frames import Finished, Heartbeat, Hello, ModelOffer, ReceiptRefused, ReceiptTaken
 from tallystick.protocol.ids import Address, ModelId
 
 log = structlog.get_logger(__name__)
@@ -131,6 +131,8 @@ class NodeService:
             await self._catalog.admit(offer, fetch, operator)
         except (MarketError, BlobRefused, NodeLost) as error:
             log.warning("model_refused", node=node, name=offer.name, reason=str(error))
+            notice = f"{offer.name!r} is not served here: {error}"
+            link.tell(node, Heartbeat(at_ms=self._clock.now_ms(), notice=notice))
 
     async def _remember(self, node: NodeView, hello: Hello) -> None:
         now = self._clock.now_ms()

@@ -94,6 +94,7 @@ def status_of(agent: Agent) -> dict[str, Any]:
         "node": agent.config.node,
         "operator": agent.config.operator,
         "models": [_model(model) for model in agent.models.values()],
+        "notices": list(agent.notices),
     }
 
 

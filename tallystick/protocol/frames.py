@@ -106,13 +106,17 @@ class Goodbye(Frame, tag="goodbye", frozen=True, kw_only=True):
 
 
 class Heartbeat(Frame, tag="heartbeat", frozen=True, kw_only=True):
-    """A sign of life. The coordinator's carries the chain's height and its epoch, the node's its load."""
+    """A sign of life. The coordinator's carries the chain's height and its epoch, the node's its load.
+
+    `notice` is for the node's owner: what became of something that the node offered.
+    """
 
     at_ms: WireU63
     block_number: WireU63 = 0
     epoch: WireU63 = 0
     running: WireU32 = 0
     waiting: WireU32 = 0
+    notice: str | UnsetType = UNSET
 
 
 class Offers(Frame, tag="offers", frozen=True, kw_only=True):

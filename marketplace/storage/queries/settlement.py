@@ -36,6 +36,9 @@ S = SettlementRow.__table__  # type: ignore[attr-defined]
 _FEW_AT_A_TIME = {"yield_per": 10_000}
 """So that a million rows are never held at once."""
 
+OVERTAKEN_EPOCHS = 2
+"""Whose rows a cheque can have overtaken when it is deep enough to count: the latest epochs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sums:
@@ -282,6 +285,18 @@ def add_rows(session: Session, rows: Sequence[SettlementRow]) -> None:
     values = [{column.name: getattr(row, column.name) for column in S.columns} for row in rows]
     if values:
         session.connection().execute(insert(S), values)
+
+
+def note_cashed(session: Session, address: str, credited: int) -> None:
+    """Say of a payout row that a cheque overtook that it moved only what was left; nano-dollars, cumulative.
+
+    A cheque that was cashed after the row was on the chain credits more than the row does, one from before it
+    was planned no more than what it began at. Between the two it was cashed with the row on its way.
+    """
+    latest = select(P.c.number).order_by(P.c.number.desc()).limit(OVERTAKEN_EPOCHS)
+    is_its = (S.c.epoch.in_(latest)) & (S.c.kind == FaultKind.PAYOUT.value) & (S.c.address == address)
+    overtaken = is_its & S.c.set_aside.is_(None) & (S.c.before < credited) & (S.c.amount >= credited)
+    session.execute(update(S).where(overtaken).values(before=credited))
 
 
 def drop_rows(session: Session, number: int, first_chunk: int) -> None:

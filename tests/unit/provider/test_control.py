@@ -15,7 +15,9 @@ from provider.agent import Agent
 from provider.commands.steering import control, control_start
 from provider.config import load_config, save_config
 from provider.control import NotRunning, ask, listen, socket_path
-from tests.support.agents import a_config, an_agent
+from tallystick.protocol.frames import Heartbeat
+from tests.support.agents import Line, a_config, an_agent, idle, running, scripted_coordinator
+from tests.support.hubs import eventually
 
 
 @pytest.fixture
@@ -45,6 +47,19 @@ async def test_status_says_what_is_served_and_at_which_price(agent: Agent, tmp_p
             "paused": False,
         }
     ]
+
+
+async def test_status_says_what_the_coordinator_had_to_say(tmp_path: Path) -> None:
+    async def says(line: Line) -> None:
+        await line.send(Heartbeat(at_ms=0, notice="'echo' is not served here: the catalog is full"))
+        await idle(line)
+
+    async with scripted_coordinator(says) as url:
+        agent = an_agent(a_config(url), tmp_path)
+        async with running(agent):
+            await eventually(lambda: bool(agent.notices), 30)
+            told = control(agent, tmp_path, {"do": "status"})
+    assert told["notices"] == ["'echo' is not served here: the catalog is full"]
 
 
 async def test_terms_change_at_once_and_for_the_next_start(agent: Agent, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 
 from marketplace.storage.tables import NodeRow
 from tallystick.models.manifest import Manifest, canonical_json, model_id
-from tallystick.protocol.frames import Offers
+from tallystick.protocol.frames import Heartbeat, Offers
 from tests.support.hubs import eventually
 from tests.support.markets import Stand, a_market
 from tests.support.nodes import ScriptedNode, an_offer
@@ -47,6 +47,8 @@ async def test_a_node_without_the_tokenizer_leaves_the_model_to_the_next(tmp_pat
         await connection.send([Offers(models=(WORDS,))])
         await eventually(lambda: bool(stand.hub.serving(WORDS.model_id)))  # type: ignore[arg-type]
         assert [model.name for model in stand.catalog.models()] == ["echo"]
+        beat = await poor.until(lambda frame: isinstance(frame, Heartbeat) and bool(frame.notice))
+        assert beat.notice == f"'words' is not served here: {poor.address}: it does not have the file"  # type: ignore[union-attr]
         async with stand.joined(rich):
             assert stand.catalog.resolve("words").name == "words"
 

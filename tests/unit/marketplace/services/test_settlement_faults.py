@@ -9,6 +9,7 @@ import pytest
 from marketplace.domain.ports.chain import ChainAccount
 from marketplace.services import ledger
 from marketplace.services.alarms import ALARMS
+from marketplace.services.audit_epochs import audit_epochs
 from marketplace.services.settlement.files import read_file
 from tallystick.protocol.epochfile import decode_epoch
 from tallystick.protocol.ids import Address
@@ -158,6 +159,26 @@ async def test_a_cheque_cashed_after_the_epoch_was_sealed_balances_it_anew(small
     assert closed is not None
     assert closed.state == "closed"
     await town.check()
+
+
+async def test_a_cheque_that_overtakes_a_row_leaves_books_that_add_up(make_town: MakeTown) -> None:
+    """What the row did not have to move any more goes to the treasury, whose bond paid the cheque."""
+    async with make_town(rows_per_chunk=1) as town:
+        alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)
+        await town.work(alice, OPERATOR, 2 * USD)
+        await town.work(alice, RIVAL, 2 * USD)
+        await town.driver.wait(LONG_TERMS.epoch_length + LONG_TERMS.settlement_lag)
+        epoch = await town.end_epoch()
+        while not (sealed := await town.epoch(epoch)) or sealed.state != "published":
+            assert await town.settlement.step()
+        overtaken = min((OPERATOR, RIVAL), key=address)
+        await town.driver.cash(overtaken, 0, 1_500_000_000)
+        await town.settle()
+        rows = await town.rows(epoch)
+        assert sum((-1) ** (row.kind == "charge") * (row.amount - row.before) for row in rows) == 0
+        assert (await town.on_chain(OWNER)).earned == 200_000_000 + 1_500_000_000
+        await town.check()
+        assert list(await audit_epochs(town.database, town.files, town.driver.domain)) == []
 
 
 async def test_a_fault_in_a_later_chunk_changes_only_what_was_not_sent(make_town: MakeTown) -> None:
