@@ -127,6 +127,8 @@ async def _up(
                 http=patient_http(_patience(settings, parts.crowd)),
                 ws="websockets-sansio",
                 ws_max_size=4 * 1024 * 1024,
+                # A few kilobytes of a stranger's would become megabytes here; frames are packed already.
+                ws_per_message_deflate=False,
                 timeout_graceful_shutdown=SHUTDOWN_SECONDS,
                 server_header=False,
                 proxy_headers=False,  # whose X-Forwarded-For is believed is a setting of ours

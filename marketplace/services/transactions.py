@@ -58,6 +58,8 @@ class Transactions:
         self._confirmations = confirmations
         self._stuck_after_ms = stuck_after_ms
         self._bids: dict[str, int] = {}
+        self._given_up: dict[bytes, int] = {}
+        """At which block transactions were first seen to have no chance any more."""
 
     async def push(self, purpose: str, batch: Batch, while_: Condition = _always) -> Outcome | None:
         """Bring the transaction for `purpose` one step further; return its outcome once it has succeeded.
@@ -72,8 +74,12 @@ class Transactions:
             await self._make(row, purpose, batch, while_)
             return None
         outcome = await self._sender.outcome(row.hash)
+        if row.sender != self._sender.address:
+            if outcome is None:
+                await self._inherit(row)
+                return None
         # A node may keep the receipt of a transaction whose block was taken back: its nonce is free again.
-        if outcome is None or await self._sender.used_nonces() <= row.nonce:
+        elif outcome is None or await self._sender.used_nonces() <= row.nonce:
             await self._insist(row, batch, while_)
             return None
         if outcome.succeeded:
@@ -121,11 +127,11 @@ class Transactions:
         used = await self._sender.used_nonces()
         if used > row.nonce:
             if await self._sender.outcome(row.hash) is None:
-                log.warning("transaction_replaced", purpose=row.purpose, nonce=row.nonce)
-                await self._mark(row, "replaced", None)
+                await self._give_up(row)
             return
+        self._given_up.pop(row.hash, None)
         if used < row.nonce:
-            await self._broadcast_before(row)
+            await self._broadcast_before(row, used)
         await self._sender.broadcast(row.raw)
         reach("transactions.broadcast_again")
         age = self._clock.now_ms() - row.created_at
@@ -134,16 +140,39 @@ class Transactions:
             self._bids[row.purpose] = urgency
             await self._bid_more(row, batch, urgency, while_)
 
-    async def _broadcast_before(self, row: TransactionRow) -> None:
+    async def _inherit(self, row: TransactionRow) -> None:
+        """Wait for a transaction of the key that settled before this one, until it has no chance any more.
+
+        The Ledger takes nothing of a former coordinator's; until it knows this one, it may.
+        """
+        if (await self._chain.ledger()).coordinator == self._sender.address:
+            await self._give_up(row)
+
+    async def _give_up(self, row: TransactionRow) -> None:
+        """Mark a transaction as replaced once what took its chance is final.
+
+        Were it given up at once, a reorganisation could give its nonce back, and nobody would ever use it:
+        later transactions would wait for good.
+        """
+        head = await self._chain.head()
+        since = self._given_up.setdefault(row.hash, head.number)
+        if head.number - since < self._confirmations:
+            return
+        log.warning("transaction_replaced", purpose=row.purpose, nonce=row.nonce)
+        await self._mark(row, "replaced", None)
+        del self._given_up[row.hash]
+
+    async def _broadcast_before(self, row: TransactionRow, used: int) -> None:
         """Broadcast what has lower nonces and may have been taken back: it has to be mined first.
 
-        It may be for a chunk that an epoch has no more, so that nobody else would.
+        It may be for a chunk that an epoch has no more, so that nobody else would; also if it was mined once.
         """
-        waiting = await self._database.read(lambda session: queries.waiting(session, row.sender))
-        for one in waiting:
-            if one.nonce < row.nonce:
-                await self._sender.broadcast(one.raw)
-                reach("transactions.broadcast_again")
+        between = await self._database.read(
+            lambda session: queries.between(session, row.sender, used, row.nonce)
+        )
+        for one in between:
+            await self._sender.broadcast(one.raw)
+            reach("transactions.broadcast_again")
 
     async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int, while_: Condition) -> None:
         try:

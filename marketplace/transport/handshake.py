@@ -15,6 +15,7 @@ from tallystick.protocol.frames import (
 )
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import BadSignature, recover
+from tallystick.protocol.money import MOST_PRICE
 
 MAX_MODELS = 64
 MAX_MANIFEST_BYTES = 256 * 1024
@@ -106,6 +107,10 @@ def check_offers(models: tuple[ModelOffer, ...]) -> None:
         if len(offer.manifest) > MAX_MANIFEST_BYTES or len(offer.name) > MAX_WORDS:
             raise Rejected(
                 "too_long", f"The manifest or name of {offer.name[:40]!r} is too long.", retry=False
+            )
+        if max(offer.input_price, offer.output_price) > MOST_PRICE:
+            raise Rejected(
+                "price", f"{offer.name[:40]!r} costs over $1 a token, the most there is.", retry=False
             )
 
 

@@ -65,6 +65,8 @@ class HubRules:
     messages_burst: float = 20_000
     bytes_rate: float = 16 * 1024 * 1024
     bytes_burst: float = 64 * 1024 * 1024
+    offers_rate: float = 5
+    offers_burst: float = 20
     max_nodes: int = 2_000
     max_handshakes: int = 500
     """Connections that have not said who they are."""
@@ -223,9 +225,11 @@ class WebSocketHub(Roster):
             Intake(self, session, self._watcher),
             messages=Bucket(self._rules.messages_rate, self._rules.messages_burst, now),
             volume=Bucket(self._rules.bytes_rate, self._rules.bytes_burst, now),
+            offers=Bucket(self._rules.offers_rate, self._rules.offers_burst, now),
         )
 
     async def _receive_hello(self, websocket: WebSocket) -> Hello:
+        message = b""
         try:
             async with asyncio.timeout(self._rules.hello_timeout):
                 message = await receive_bytes(websocket)

@@ -12,7 +12,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from marketplace.transport.caps import Bucket
 from marketplace.transport.handshake import Rejected
 from marketplace.transport.intake import Intake
-from tallystick.protocol.frames import BadFrame, Goodbye, decode_frames
+from tallystick.protocol.frames import BadFrame, Goodbye, Offers, decode_frames
 
 SHORTEST_PAUSE_SECONDS: Final = 0.01
 
@@ -20,10 +20,11 @@ SHORTEST_PAUSE_SECONDS: Final = 0.01
 class Reader:
     """Reads one node until it leaves or misbehaves."""
 
-    def __init__(self, intake: Intake, *, messages: Bucket, volume: Bucket) -> None:
+    def __init__(self, intake: Intake, *, messages: Bucket, volume: Bucket, offers: Bucket) -> None:
         self._intake = intake
         self._messages = messages
         self._volume = volume
+        self._offers = offers
         self._now = asyncio.get_running_loop().time
         self.heard_at = self._now()
 
@@ -34,8 +35,14 @@ class Reader:
                 message = await receive_bytes(websocket)
                 now = self.heard_at = self._now()
                 owed = max(self._messages.owed_after(1, now), self._volume.owed_after(len(message), now))
-                for frame in decode_frames(message):
-                    self._intake.handle(frame)
+                frames = decode_frames(message)
+                offers = [frame for frame in frames if isinstance(frame, Offers)]
+                if offers:
+                    owed = max(owed, self._offers.owed_after(1, now))
+                for frame in frames:
+                    # The last is what holds, and each costs as much as there are nodes and waiting jobs.
+                    if not isinstance(frame, Offers) or frame is offers[-1]:
+                        self._intake.handle(frame)
                 if owed > SHORTEST_PAUSE_SECONDS:
                     await asyncio.sleep(owed)
         except BadFrame as error:

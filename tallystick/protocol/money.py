@@ -17,6 +17,8 @@ SCALE = 1000
 NANO_PER_USD = 1_000_000_000
 MAX_NANO = 2**63 - 1
 """What a signed 64-bit database column holds."""
+MOST_PRICE = NANO_PER_USD
+"""For a token, in nano-dollars: the dearest answer that there can be still fits the columns."""
 BPS = 10_000
 
 # Read digit by digit: a general decimal would take exponents, and round what has very many places.
@@ -63,11 +65,13 @@ def parse_usd(text: str) -> NanoUsd:
 def parse_price(text: str) -> NanoUsd:
     """Return nano-dollars per token for a price in USD per million tokens, like `"0.30"`.
 
-    Raises ValueError for a price that is negative or not a multiple of $0.001 per million.
+    Raises ValueError for a price that is negative, not a multiple of $0.001 per million, or over MOST_PRICE.
     """
     nano_per_million = parse_usd(text)
     if nano_per_million < 0 or nano_per_million % 1_000_000:
         raise ValueError(f"{text!r} is not a price in steps of $0.001 per million tokens")
+    if nano_per_million // 1_000_000 > MOST_PRICE:
+        raise ValueError(f"{text!r} is over $1,000,000 per million tokens, the highest price there is")
     return NanoUsd(nano_per_million // 1_000_000)
 
 

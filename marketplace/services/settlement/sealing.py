@@ -170,6 +170,7 @@ def _store(session: Session, epoch: EpochRow, rows: Sequence[SettlementRow], cut
     if not queries.store(session, epoch, cut):
         return False
     queries.add_rows(session, rows)
+    queries.note_cheques(session, epoch.number)
     if not is_covered(session, rows, epoch.credit):
         raise Unavailable(
             f"what epoch {epoch.number} was to advance covers credit that was granted meanwhile"

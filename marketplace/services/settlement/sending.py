@@ -221,6 +221,7 @@ def _replace(
         return False
     queries.drop_rows(session, number, chunk)
     queries.add_rows(session, planned)
+    queries.note_cheques(session, number)
     if fault_row is not None:
         fault_row.set_aside, fault_row.chunk, fault_row.position = fault.reason, 0, 0
         fault_row.consent_spent, fault_row.consent_signature = None, None

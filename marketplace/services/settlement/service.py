@@ -69,6 +69,7 @@ class Settlement:
         chunk = next_chunk(ledger, epoch)
         if chunk is None:
             return not await self._close(epoch.number)
+        self._seen_closed.pop(epoch.number, None)
         if epoch.state == "sealed" or not self._files.has(epoch.file_hash):
             await self._publish(epoch)
             return True

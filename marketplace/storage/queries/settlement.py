@@ -287,6 +287,15 @@ def add_rows(session: Session, rows: Sequence[SettlementRow]) -> None:
         session.connection().execute(insert(S), values)
 
 
+def note_cheques(session: Session, number: int) -> None:
+    """Say of new payout rows what cheques had credited that were booked while the rows were planned."""
+    settled = select(A.c.earned_settled).where(A.c.id == S.c.account_id, A.c.kind == AccountKind.WALLET.value)
+    credited = settled.scalar_subquery()
+    is_its = (S.c.epoch == number) & (S.c.kind == FaultKind.PAYOUT.value) & S.c.set_aside.is_(None)
+    overtaken = is_its & (S.c.before < credited) & (S.c.amount >= credited)
+    session.execute(update(S).where(overtaken).values(before=credited))
+
+
 def note_cashed(session: Session, address: str, credited: int) -> None:
     """Say of a payout row that a cheque overtook that it moved only what was left; nano-dollars, cumulative.
 

@@ -44,9 +44,12 @@ def change(session: Session, purpose: str, transaction: bytes, **values: object)
     return bool(session.execute(statement).rowcount == 1)  # type: ignore[attr-defined]  # a CursorResult
 
 
-def waiting(session: Session, sender: str) -> Sequence[TransactionRow]:
-    """Return the sender's transactions that are not known to be mined, in the order of their nonces."""
-    statement = select(TransactionRow).where(T.c.sender == sender, T.c.state == "signed")
+def between(session: Session, sender: str, first: int, end: int) -> Sequence[TransactionRow]:
+    """Return the sender's transactions with nonces from `first` to before `end` that may yet succeed."""
+    is_alive = T.c.state.in_(("signed", "mined"))
+    statement = select(TransactionRow).where(
+        T.c.sender == sender, T.c.nonce >= first, T.c.nonce < end, is_alive
+    )
     return session.scalars(statement.order_by(T.c.nonce)).all()
 
 

@@ -11,6 +11,8 @@ from marketplace.services import ledger
 from marketplace.services.alarms import ALARMS
 from marketplace.services.audit_epochs import audit_epochs
 from marketplace.services.settlement.files import read_file
+from marketplace.services.settlement.workshop import Planted
+from marketplace.storage.queries.settlement import Cut
 from tallystick.protocol.epochfile import decode_epoch
 from tallystick.protocol.ids import Address
 from tests.support.anvil import LONG_TERMS, OWNER, USD
@@ -177,6 +179,29 @@ async def test_a_cheque_that_overtakes_a_row_leaves_books_that_add_up(make_town:
         rows = await town.rows(epoch)
         assert sum((-1) ** (row.kind == "charge") * (row.amount - row.before) for row in rows) == 0
         assert (await town.on_chain(OWNER)).earned == 200_000_000 + 1_500_000_000
+        await town.check()
+        assert list(await audit_epochs(town.database, town.files, town.driver.domain)) == []
+
+
+async def test_a_cheque_that_is_booked_while_rows_are_planned_is_entered_in_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the chain and the write lies the tree, which takes its time."""
+    async with town_in_memory("memory", tmp_path, rows_per_chunk=1) as town:
+        alice = await town.consumer(ALICE, 10 * USD, authorized=10 * USD)
+        await town.work(alice, OPERATOR, 2 * USD)
+        await town.end_epoch()
+        workshop = town.settlement._workshop
+        plant = workshop.plant
+
+        async def slowly(cut: Cut) -> Planted:
+            await town.driver.cash(OPERATOR, 0, 1_500_000_000)
+            await town.confirm()
+            return await plant(cut)
+
+        monkeypatch.setattr(workshop, "plant", slowly)
+        assert await town.settlement.step()
+        await town.settle()
         await town.check()
         assert list(await audit_epochs(town.database, town.files, town.driver.domain)) == []
 

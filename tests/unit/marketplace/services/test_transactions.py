@@ -127,6 +127,9 @@ async def test_a_nonce_that_somebody_else_took_is_given_up_and_the_purpose_serve
     await setting.driver.hold_back(False)
     await setting.driver.mine()
     assert await transactions.push(PURPOSE, CHARGE) is None
+    assert await setting.state() == "signed"
+    await setting.driver.mine(CONFIRMATIONS)
+    assert await transactions.push(PURPOSE, CHARGE) is None
     assert await setting.state() == "replaced"
     second = Batch(0, 1, CHARGE.charges, ())
     await transactions.push(PURPOSE, second)

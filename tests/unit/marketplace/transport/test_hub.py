@@ -107,6 +107,7 @@ async def test_a_job_goes_to_the_node_and_its_tokens_and_receipt_come_back() -> 
         ({"models": tuple(an_offer() for _ in range(65))}, "too_many_models"),
         ({"models": (an_offer(manifest=bytes(300_000)),)}, "too_long"),
         ({"region": "x" * 201}, "too_long"),
+        ({"models": (an_offer(output_price=10**9 + 1),)}, "price"),
     ],
 )
 async def test_a_hello_that_is_not_right_is_turned_away(changes: dict[str, Any], code: str) -> None:
@@ -171,6 +172,45 @@ async def test_garbage_ends_the_connection(garbage: bytes | str) -> None:
         await connection.socket.send(garbage)
         assert (await goodbye_of(node)).code == "garbage"
         await eventually(lambda: hub.nodes() == [])
+
+
+async def test_text_in_place_of_a_hello_is_answered() -> None:
+    hub = a_hub(StakeList(), Notes())
+    async with running_hub(hub) as url, connect(url, proxy=None) as socket:
+        await socket.recv()
+        await socket.send("hello")
+        (goodbye,) = decode_frames(await socket.recv(decode=False))
+        assert isinstance(goodbye, Goodbye)
+        assert goodbye.code == "garbage"
+
+
+async def test_of_many_offers_in_a_message_the_last_holds_and_is_the_only_one_looked_at() -> None:
+    """Each costs as much as there are nodes and waiting jobs; 4096 fit into one message."""
+    node, notes = ScriptedNode(1), Notes()
+    hub = a_hub(StakeList(node), notes)
+    async with running_hub(hub) as url, connected(node, url) as connection:
+        await eventually(lambda: len(hub.nodes()) == 1)
+        looked: list[int] = []
+        index = hub._index
+        hub._index = lambda: (looked.append(1), index())[1]  # type: ignore[method-assign]
+        many = [Offers(models=(an_offer(input_price=price),)) for price in range(4096)]
+        await connection.send(many)
+        await eventually(lambda: bool(looked))
+        (ask,) = hub.nodes()[0].asks.values()
+        assert (ask.input_price, len(looked)) == (4095, 1)
+
+
+async def test_a_node_that_offers_again_and_again_is_heard_no_faster() -> None:
+    node = ScriptedNode(1)
+    hub = a_hub(StakeList(node), Notes(), HubRules(node_timeout=60, offers_rate=100, offers_burst=5))
+    async with running_hub(hub) as url, connected(node, url) as connection:
+        await eventually(lambda: len(hub.nodes()) == 1)
+        began = time.monotonic()
+        for price in range(55):
+            await connection.send([Offers(models=(an_offer(input_price=price),))])
+        await connection.send([Draining()])
+        await eventually(lambda: hub.nodes()[0].draining)
+        assert time.monotonic() - began > (55 - 5) / 100 - 2 * SHORTEST_PAUSE_SECONDS
 
 
 async def _heartbeats(connection: NodeConnection, count: int) -> None:

@@ -88,6 +88,12 @@ def test_what_is_not_an_exact_amount_of_dollars_is_refused(text: str) -> None:
         parse_usd(text)
 
 
+def test_a_price_beyond_the_highest_is_refused() -> None:
+    assert parse_price("1000000") == 10**9
+    with pytest.raises(ValueError, match="highest"):
+        parse_price("1000000.001")
+
+
 @pytest.mark.parametrize("text", ["-0.30", "0.0001", "0.3005"])
 def test_a_price_between_the_steps_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="steps"):
