@@ -57,7 +57,7 @@ class MemoryChain:
         self._state = ledger
         self._salt = count()
         self._now = start
-        self._signed: dict[bytes, tuple[Signed, Batch]] = {}
+        self._signed: dict[bytes, tuple[Signed, Batch | None]] = {}
         self._waiting: dict[int, bytes] = {}
         self._blocks: list[_Mined] = []
         self.stakes: dict[Address, NodeStake] = {}
@@ -142,6 +142,12 @@ class MemoryChain:
         if not self.holds_back:
             self.mine()
 
+    async def skip(self, nonce: int) -> None:
+        """See `Sender`."""
+        raw = keccak256(f"skip {nonce}".encode())
+        self._signed[raw] = (Signed(raw, keccak256(raw), nonce), None)
+        await self.broadcast(raw)
+
     async def outcome(self, transaction: bytes) -> Outcome | None:
         """See `Sender`."""
         found = (mined.outcomes.get(transaction) for mined in self._blocks)
@@ -220,16 +226,20 @@ class MemoryChain:
         nonce = self._blocks[-1].nonces
         while (raw := self._waiting.pop(nonce, None)) is not None:
             signed, batch = self._signed[raw]
-            try:
-                self._state.settle(batch, self.address, self._now)
-            except Reverted:
-                outcomes[signed.hash] = Outcome(len(self._blocks), 30_000, False)
-            else:
-                gas = 40_000 + 7_000 * (len(batch.charges) + len(batch.payouts))
-                outcomes[signed.hash] = Outcome(len(self._blocks), gas, True)
+            outcomes[signed.hash] = self._mined(batch)
             nonce += 1
         self._seal([], outcomes)
         self._seal_empty(blocks - 1)
+
+    def _mined(self, batch: Batch | None) -> Outcome:
+        number = len(self._blocks)
+        if batch is None:
+            return Outcome(number, 21_000, True)
+        try:
+            self._state.settle(batch, self.address, self._now)
+        except Reverted:
+            return Outcome(number, 30_000, False)
+        return Outcome(number, 40_000 + 7_000 * (len(batch.charges) + len(batch.payouts)), True)
 
     def wait(self, seconds: int) -> None:
         """Move the chain's clock forward and make a block."""

@@ -4,7 +4,7 @@ from marketplace.chain.evm import unavailable
 from marketplace.chain.rows import batch_call, fault_of, malformed_consent
 from marketplace.domain.ports.chain import Batch, BatchRefused, Outcome, Signed
 from tallystick.deployment import Contracts, Deployment
-from tallystick.evm import Connection, Cost, EvmError, NodeUnreachable, Reverted, Wallet
+from tallystick.evm import Call, Connection, Cost, EvmError, NodeUnreachable, Reverted, Wallet
 from tallystick.protocol.ids import Address
 from tallystick.protocol.keys import SigningKey
 
@@ -73,6 +73,15 @@ class EvmSender:
         except NodeUnreachable as error:
             if not any(known in error.text.lower() for known in _HARMLESS):
                 raise unavailable(error) from error
+
+    async def skip(self, nonce: int) -> None:
+        """See `Sender`: an empty transfer of the key to itself."""
+        call = Call(self.address, b"")
+        try:
+            signed = self._wallet.sign(call, await self._wallet.cost(call), nonce)
+        except EvmError as error:
+            raise unavailable(error) from error
+        await self.broadcast(signed.raw)
 
     async def outcome(self, transaction: bytes) -> Outcome | None:
         """See `Sender`."""

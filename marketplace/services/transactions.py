@@ -30,6 +30,9 @@ log = structlog.get_logger(__name__)
 MOST_URGENT: Final = 8
 """Bids grow by an eighth each; after eight of them somebody should look."""
 
+MOST_BEFORE: Final = 50
+"""Transactions that are broadcast in a step before one that waits for their nonces."""
+
 Condition = Callable[[Session], bool]
 """What must hold in the write that stores a transaction."""
 
@@ -104,6 +107,10 @@ class Transactions:
     async def broadcast_again(self, prefix: str) -> int:
         """Broadcast what was made for purposes with this prefix anew; return how many there were."""
         rows = await self._database.read(lambda session: queries.with_prefix(session, prefix))
+        used = await self._sender.used_nonces()
+        ours = [row for row in rows if row.sender == self._sender.address]
+        if ours and used < ours[0].nonce:
+            await self._broadcast_before(ours[0], used)
         for row in rows:
             await self._sender.broadcast(row.raw)
             reach("transactions.broadcast_again")
@@ -166,12 +173,19 @@ class Transactions:
         """Broadcast what has lower nonces and may have been taken back: it has to be mined first.
 
         It may be for a chunk that an epoch has no more, so that nobody else would; also if it was mined once.
+        Of what had failed or been replaced for good, nothing is kept: a chain that loses even that gets empty
+        transactions in its place.
         """
         between = await self._database.read(
             lambda session: queries.between(session, row.sender, used, row.nonce)
         )
-        for one in between:
-            await self._sender.broadcast(one.raw)
+        kept = {one.nonce: one.raw for one in between}
+        for nonce in range(used, min(row.nonce, used + MOST_BEFORE)):
+            if nonce in kept:
+                await self._sender.broadcast(kept[nonce])
+            else:
+                log.warning("nonce_skipped", purpose=row.purpose, nonce=nonce)
+                await self._sender.skip(nonce)
             reach("transactions.broadcast_again")
 
     async def _bid_more(self, row: TransactionRow, batch: Batch, urgency: int, while_: Condition) -> None:

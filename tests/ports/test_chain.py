@@ -232,6 +232,23 @@ async def test_a_transaction_that_waits_counts_for_the_next_nonce_and_has_no_out
     await driver.sender.broadcast(signed.raw)
 
 
+async def test_a_nonce_can_be_used_for_nothing(driver: ChainDriver) -> None:
+    await driver.wait(LONG_TERMS.epoch_length)
+    nonce = await driver.sender.next_nonce()
+    signed = await driver.sender.sign(Batch(0, 0, (), (), closing(driver, 0, 0)), nonce + 1)
+    await driver.sender.broadcast(signed.raw)
+    await driver.mine()
+    assert await driver.sender.outcome(signed.hash) is None
+    await driver.sender.skip(nonce)
+    await driver.mine()
+    await driver.sender.skip(nonce)
+    await driver.mine()
+    assert await driver.sender.used_nonces() == nonce + 2
+    outcome = await driver.sender.outcome(signed.hash)
+    assert outcome is not None
+    assert outcome.succeeded
+
+
 async def test_a_replacement_that_bids_more_takes_the_nonce(driver: ChainDriver) -> None:
     await driver.wait(2 * LONG_TERMS.epoch_length)
     nonce, batch = await driver.sender.next_nonce(), Batch(0, 0, (), (), closing(driver, 0, 0))

@@ -62,6 +62,9 @@ DOINGS = [
     "works_at_the_desk",
     "both_settle_at_once",
     "withdraw_under_way",
+    "withdraw_what_was_charged",
+    "grant_under_way",
+    "forgets_an_epoch",
     "deposits",
     "authorize",
     "leave",
@@ -74,9 +77,9 @@ DOINGS = [
     "is_congested_or_clears",
     "goes_down_in_the_middle",
 ]
-EXAMPLES = 30
-"""In CI, half a minute of CPU: one takes a second, most of which goes to SQLAlchemy."""
-doings = st.lists(st.tuples(st.sampled_from(DOINGS), st.integers(0, 1_000)), min_size=1, max_size=5)
+EXAMPLES = 200
+"""In CI, a minute and a half of CPU, most of which goes to SQLAlchemy."""
+doings = st.lists(st.tuples(st.sampled_from(DOINGS), st.integers(0, 1_000)), min_size=1, max_size=2)
 amounts = st.integers(1, 5_000_000).map(lambda units: units * 1000)
 
 
@@ -98,7 +101,7 @@ class SettlementMachine(HandMachine):
         self.doubtful: tuple[str, int, int] | None = None
         """A job that a crash may have kept out of the books."""
         self.is_sound = False
-        self.first_block = 0
+        self.first_block = self.touched = 0
 
     @initialize(
         rows_per_chunk=st.sampled_from([1, 2, 100]),
@@ -159,6 +162,7 @@ class SettlementMachine(HandMachine):
         self.deposit(who(number), (1 + number * 5_000) * 1000, (0, 0, 3 * USD)[number % 3])
 
     def deposit(self, who: int, amount: int, right: int) -> None:
+        self.touch()
         self.do(self.driver.deposit(who, amount, right))
         self.move(amount)
         self.model.allow(address(who), right)
@@ -170,6 +174,7 @@ class SettlementMachine(HandMachine):
         return len(self.memory._blocks) - 1
 
     def authorize(self, number: int) -> None:
+        self.touch()
         right = self.memory._state.account(address(who(number))).authorized + number * 2_000_001
         self.do(self.driver.authorize(who(number), right))
         self.model.allow(address(who(number)), right)
@@ -186,6 +191,8 @@ class SettlementMachine(HandMachine):
             self.pass_time(LONG_TERMS.thaw)
 
     def withdraw(self, number: int) -> None:
+        if not self.touch():
+            return
         address_ = address(who(number))
         before = self.memory._state.account(address_).balance
         with contextlib.suppress(Reverted):
@@ -204,6 +211,30 @@ class SettlementMachine(HandMachine):
         self.withdraw(number)
         self.memory.holds_back = False
         self.do(self.settle(number % 4, mines=True))
+
+    def withdraw_what_was_charged(self, number: int) -> None:
+        """The chain takes rows back, and whom they charged leaves before they are sent again."""
+        self.do(self.driver.request_withdrawal(who(number), 2**64 - 1))
+        self.work_for(PAYERS[number % 3], number)
+        self.pass_time(LONG_TERMS.thaw)
+        self.do(mature_due(self.books, self.clock))
+        self.do(self.town.end_epoch())
+        before = self.height()
+        self.do(self.settle(3 + number % 5, mines=True))
+        self.take_back(before)
+        self.withdraw(number)
+        self.do(self.settle(number % 6, mines=True))
+
+    def grant_under_way(self, number: int) -> None:
+        """Give credit, and work, while the treasury's advance is on its way."""
+        self.work_for(PAYERS[number % 3], number)
+        self.do(mature_due(self.books, self.clock))
+        self.do(self.town.end_epoch())
+        self.do(self.settle(1 + number % 3, mines=number % 2 == 0))
+        self.grant(number)
+        self.work(number)
+        self.do(mature_due(self.books, self.clock))
+        self.do(self.settle(number % 6, mines=True))
 
     def grant(self, number: int) -> None:
         if not self.model.granted:
@@ -234,7 +265,7 @@ class SettlementMachine(HandMachine):
     def cash(self, number: int) -> None:
         operator = OPERATORS[number % 2]
         cheque = self.do(self.cheques.latest(address(operator)))
-        if cheque is not None:
+        if cheque is not None and self.touch():
             assert cheque.earned <= self.model.earned[address(operator)]
             with contextlib.suppress(Reverted):
                 self.do(self.driver.cash(operator, cheque.epoch, cheque.earned))
@@ -307,10 +338,41 @@ class SettlementMachine(HandMachine):
         self.do(self.driver.mine(1 + number % 3))
 
     def reorganise(self, number: int) -> None:
-        depth = min(1 + number % 6, self.height() - self.first_block)
+        self.take_back(self.height() - 1 - number % 6)
+
+    def take_back(self, height: int) -> None:
+        """Let the chain lose what is above a block, but for how the market began.
+
+        If it loses what the books have seen closed for good, it keeps what people did: a closed epoch is sent
+        again as it was, and nobody can help it if its consumers have no money there any more.
+        """
+        height = max(height, self.first_block)
+        if self.has_lost(self.memory._blocks[min(height, self.height())].ledger.next_epoch):
+            height = max(height, self.touched)
+        depth = self.height() - height
         if depth > 0:
             self.model.reorganised(self.height() - depth)
             self.do(self.driver.reorganise(depth))
+
+    def has_lost(self, next_epoch: int) -> bool:
+        """Say whether epochs that the books have closed are open on a chain that goes on with this one."""
+        ((last,),) = self.books.query("SELECT max(number) FROM epoch WHERE state = 'closed'")
+        return last is not None and last >= next_epoch
+
+    def touch(self) -> bool:
+        """Note that people move money or rights; return whether they may, by `take_back`."""
+        self.touched = self.height() + 1
+        return not self.has_lost(self.memory._state.next_epoch)
+
+    def forgets_an_epoch(self, number: int) -> None:
+        """The chain loses an epoch that the books have closed, with the next one on its way."""
+        before = self.height()
+        self.work(number)
+        self.ends_an_epoch(number)
+        self.do(self.settle(8 + number % 8, mines=True))
+        self.work(number + 1)
+        self.ends_an_epoch(number)
+        self.take_back(before)
 
     def is_congested_or_clears(self, number: int) -> None:
         """Nothing is mined for a while; what waited comes late, or never."""
@@ -352,9 +414,7 @@ class SettlementMachine(HandMachine):
         self.check_step()
         assert self.is_settled()
         self.loop.do(self.town.check())
-        findings = self.loop.do(audit_epochs(self.books, self.town.files, self.driver.domain))
-        # A cheque that is cashed while its payout is on its way: the row moves less than was planned.
-        assert [one for one in findings if one.rule != "what its rows charge is what they pay out"] == []
+        assert list(self.loop.do(audit_epochs(self.books, self.town.files, self.driver.domain))) == []
         left = self.loop.do(self.books.read(winding.remaining))
         assert left.is_wound_down
         assert left.unconsented == 0

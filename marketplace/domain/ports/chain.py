@@ -259,6 +259,9 @@ class Sender(Protocol):
     async def broadcast(self, raw: bytes) -> None:
         """Hand a signed transaction to the chain; one that it has or had already is no error."""
 
+    async def skip(self, nonce: int) -> None:
+        """Use a nonce for nothing, so that those after it need not wait for it."""
+
     async def outcome(self, transaction: bytes) -> Outcome | None:
         """Return what became of a transaction, or None if it is in no block."""
 

@@ -93,7 +93,9 @@ class Courier:
         ledger = await self._chain.ledger()
         if chunk != next_chunk(ledger, epoch):
             return
-        rows = await self._database.read(lambda session: queries.rows_of(session, epoch.number))
+        rows = await self._database.read(lambda session: _still_rows(session, epoch))
+        if rows is None:
+            return
         now = self._clock.now_ms()
         snapshot = await self._database.read(lambda session: read_snapshot(session, self._terms.rules, now))
         rest = _rest(rows, chunk, fault)
@@ -144,6 +146,12 @@ class Courier:
             alarm("payout_deferred", epoch=number, account=account, amount=amount)
         for account, amount in short.items():
             alarm("consumer_short", epoch=number, account=account, amount=amount)
+
+
+def _still_rows(session: Session, epoch: EpochRow) -> Sequence[SettlementRow] | None:
+    """Return the rows that the fault was found in; None if another process has put others in their place."""
+    now = queries.epoch(session, epoch.number)
+    return queries.rows_of(session, epoch.number) if now and queries.has_same_rows(now, epoch) else None
 
 
 def _rest(rows: Sequence[SettlementRow], chunk: int, fault: Fault) -> Rest:

@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
+    Row,
     Select,
     and_,
     delete,
@@ -159,12 +160,19 @@ def change_epoch(session: Session, number: int, **values: object) -> bool:
 def is_still(session: Session, was: EpochRow) -> bool:
     """Return whether an epoch is open and has the rows that it had when `was` was read.
 
-    It stays so to the end of the work. An epoch whose rows are planned anew is sealed until its file, which
-    has another hash then, is published.
+    It stays so to the end of the work.
     """
     statement = select(P.c.state, P.c.file_hash).where(P.c.number == was.number).with_for_update()
     now = session.execute(statement).one_or_none()
-    if now is None or now.state == "closed" or now.file_hash != was.file_hash:
+    return now is not None and has_same_rows(now, was)
+
+
+def has_same_rows(now: EpochRow | Row[Any], was: EpochRow) -> bool:
+    """Return whether an epoch is open and has the rows that it had.
+
+    One whose rows are planned anew is sealed until its file, which has another hash then, is published.
+    """
+    if now.state == "closed" or now.file_hash != was.file_hash:
         return False
     return bool((now.state == "sealed") == (was.state == "sealed"))
 

@@ -116,6 +116,31 @@ async def test_a_transaction_that_failed_is_refused_once_its_failure_is_final(se
     assert await transactions.push(PURPOSE, nothing) is not None
 
 
+async def test_a_nonce_of_which_nothing_is_kept_is_skipped_if_the_chain_gives_it_back(
+    setting: Setting,
+) -> None:
+    """The chain loses a failure that was final, and what was sent in its place waits for that nonce."""
+    transactions, memory = setting.transactions(), setting.driver.memory
+    await setting.driver.request_withdrawal(ALICE, 5 * USD)
+    await setting.driver.wait(LONG_TERMS.thaw)
+    before = (await memory.head()).number
+    await setting.driver.hold_back(True)
+    await transactions.push(PURPOSE, CHARGE)
+    await setting.driver.withdraw(ALICE)
+    await setting.driver.mine(1 + CONFIRMATIONS)
+    with pytest.raises(BatchRefused):
+        await transactions.push(PURPOSE, CHARGE)
+    await setting.driver.hold_back(False)
+    nothing = Batch(0, 0, (), (Payout(address(BOB), NanoUsd(0)),))
+    await transactions.push(PURPOSE, nothing)
+    assert await transactions.push(PURPOSE, nothing) is not None
+    memory.reorganise((await memory.head()).number - before)
+    assert await memory.used_nonces() == 0
+    assert await transactions.push(PURPOSE, nothing) is None
+    assert await transactions.push(PURPOSE, nothing) is not None
+    assert await memory.used_nonces() == 2
+
+
 async def test_a_nonce_that_somebody_else_took_is_given_up_and_the_purpose_served_with_another(
     setting: Setting,
 ) -> None:
