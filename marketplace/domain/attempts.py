@@ -6,14 +6,15 @@ Answer  ◀── absorbs ──  Attempt 0 (node A: tokens 0–15, lost)
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from sys import getsizeof
 from typing import Final
 
 from marketplace.domain.catalog import CatalogModel
 from marketplace.domain.jobs import AcceptedJob, Delta
 from marketplace.domain.ports.link import NodeView
-from tallystick.models.reading import MAX_TEXT_BYTES, Reader, reader_of
+from tallystick.models.reading import ID_BYTES, MAX_TEXT_BYTES, Reader, list_bytes, reader_of
 from tallystick.models.tokenizer import BadTokenizer, Detokenizer
-from tallystick.protocol.commitments import parameters_hash, prompt_commitment
+from tallystick.protocol.commitments import opaque_output_commitment, parameters_hash, prompt_commitment
 from tallystick.protocol.eip712 import offer_hash
 from tallystick.protocol.frames import Job, Tokens
 from tallystick.protocol.ids import ZERO_ADDRESS, Address
@@ -78,11 +79,26 @@ class Attempt:
     """Whether the coordinator asked the node to stop."""
     reader: Reader | None = None
     """What has read the answer's ids as they came, those of earlier nodes too."""
+    _text_commitment: bytes | None = field(default=None, init=False, repr=False)
 
     @property
     def text(self) -> str:
         """The text that this attempt delivered."""
         return "".join(self.texts)
+
+    def text_commitment(self) -> bytes:
+        """Return the commitment to the text, hashed once: a node may bring many receipts for a long one."""
+        if self._text_commitment is None:
+            self._text_commitment = opaque_output_commitment(self.job.salt, self.text.encode())
+        return self._text_commitment
+
+    def kept_bytes(self) -> int:
+        """Return about how much memory the attempt takes: prompt, texts, ids, and what has read them."""
+        job = self.job
+        ids = len(job.prompt_ids) + len(job.resume_ids) + len(self.ids) + 4 * len(job.parameters.logit_bias)
+        texts = getsizeof(job.prompt_text) + getsizeof(self.text_before) + list_bytes(self.texts)
+        read = 0 if self.reader is None else self.reader.kept_bytes()
+        return ID_BYTES * ids + texts + read
 
     def accept(self, frame: Tokens, tokenizer: Detokenizer | None = None) -> Delta:
         """Add a frame and return what it delivers; `tokenizer` reads its ids now and not all at the end.
@@ -107,6 +123,7 @@ class Attempt:
         self._check_length(length, due + len(frame.ids))
         self._read(frame.ids, tokenizer)
         self.text_bytes = length
+        self._text_commitment = None
         self.ids += frame.ids
         self.texts.append(frame.text)
         logprobs = frame.logprobs if job.top_logprobs >= 0 else ()

@@ -8,7 +8,7 @@ from marketplace.domain.attempts import Attempt, first_stop, room
 from marketplace.domain.catalog import CatalogModel
 from tallystick.models.reading import reader_of
 from tallystick.models.tokenizer import BadTokenizer
-from tallystick.protocol.commitments import NO_SKETCH, opaque_output_commitment, output_commitment
+from tallystick.protocol.commitments import NO_SKETCH, output_commitment
 from tallystick.protocol.eip712 import BadField, Domain, receipt_digest
 from tallystick.protocol.frames import Finished
 from tallystick.protocol.ids import ReceiptId
@@ -49,16 +49,26 @@ def check_receipt(
     Raises BadReceipt unless its node signed it, every field is what was offered or streamed, the text is that
     of the tokens, and the end is one that could be.
     """
+    # What is cheap comes first: the whole text is hashed and read for nobody who has the rest wrong.
     receipt = finished.receipt.receipt
     if receipt != (expected := _expected(attempt, receipt, model)):
         raise BadReceipt(_difference(receipt, expected))
     _check_times(attempt, receipt, seen, tolerance or Tolerance())
+    receipt_id = check_signed(finished, domain)
     finish = _finish(receipt.finish)
     if model.tokenizer is None:
         _check_opaque(attempt, finish, receipt)
+        _check_output(receipt, attempt.text_commitment())
     else:
         _check_end(attempt, finish, model)
+        _check_output(receipt, output_commitment(attempt.job.salt, attempt.ids))
         _check_text(attempt, finish, finished.stop, model)
+    return receipt_id
+
+
+def check_signed(finished: Finished, domain: Domain) -> ReceiptId:
+    """Return the receipt's id. Raises BadReceipt unless the node that it names has signed it."""
+    receipt = finished.receipt.receipt
     try:
         receipt_id = receipt_digest(domain, receipt)
         signer = recover(receipt_id, finished.receipt.signature)
@@ -75,6 +85,7 @@ def prompt_bound(attempt: Attempt) -> int:
 
 
 def _expected(attempt: Attempt, given: Receipt, model: CatalogModel) -> Receipt:
+    """Return the receipt as it must be, but for the commitment to the output, which takes long to make."""
     job = attempt.job
     opaque = model.tokenizer is None
     billed = len(job.prompt_ids) if job.bill_prompt else 0
@@ -90,11 +101,7 @@ def _expected(attempt: Attempt, given: Receipt, model: CatalogModel) -> Receipt:
         parameters_hash=attempt.parameters_hash,
         job_seed=job.job_seed,
         prompt_commitment=attempt.prompt_commitment,
-        output_commitment=(
-            opaque_output_commitment(job.salt, attempt.text.encode())
-            if opaque
-            else output_commitment(job.salt, attempt.ids)
-        ),
+        output_commitment=given.output_commitment,
         prompt_tokens=billed,
         output_tokens=given.output_tokens if opaque else len(attempt.ids),
         first_position=job.first_position,
@@ -116,6 +123,11 @@ def _difference(given: Receipt, expected: Receipt) -> str:
     pairs = zip(msgspec.structs.astuple(given), msgspec.structs.astuple(expected), strict=True)
     wrong = [name for name, (a, b) in zip(Receipt.__struct_fields__, pairs, strict=True) if a != b]
     return f"{', '.join(wrong)} differ from what was offered or streamed"
+
+
+def _check_output(receipt: Receipt, streamed: bytes) -> None:
+    if receipt.output_commitment != streamed:
+        raise BadReceipt("output_commitment differs from what was streamed")
 
 
 def _finish(value: int) -> Finish:

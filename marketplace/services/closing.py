@@ -8,7 +8,7 @@ from typing import TypeVar
 import structlog
 
 from marketplace.domain.errors import Unavailable
-from marketplace.domain.jobs import Completed, Part
+from marketplace.domain.jobs import Completed, JobState, Part
 from marketplace.domain.receipts import TakenReceipt
 from marketplace.services.desk import Desk
 from marketplace.services.goodwill import SPENT
@@ -50,8 +50,12 @@ async def capture(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], outc
             now_ms=desk.clock.now_ms(),
         )
 
+    async def charged() -> int | None:
+        row = await desk.till.find_job(job_id)
+        return row.charge if row is not None and row.state == JobState.DONE else None
+
     parts = tuple(_part(one) for one in taken)
-    charge = await _durably(step)
+    charge = await _durably(step, charged)
     _tell(desk, taken)
     reach("dispatch.told")
     return Completed(
@@ -65,16 +69,28 @@ async def capture(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], outc
 
 
 async def release(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], reason: str) -> None:
-    """Give the hold back, have the treasury pay the signed parts within its budget, and tell their nodes."""
-    paid = [
-        one for one in taken if desk.late.goodwill.spend(one.operator, receipt_charge(one.signed.receipt))
-    ]
+    """Give the hold back, have the treasury pay the signed parts within its budget, and tell their nodes.
 
-    async def step() -> None:
+    If it raises, the budget is as before: whoever tries again spends it then.
+    """
+    goodwill = desk.late.goodwill
+    paid = [one for one in taken if goodwill.spend(one.operator, receipt_charge(one.signed.receipt))]
+
+    async def step() -> bool:
         await desk.till.release(job_id, paid, error=reason, now_ms=desk.clock.now_ms())
+        return True
+
+    async def released() -> bool | None:
+        row = await desk.till.find_job(job_id)
+        return True if row is not None and (row.state, row.error) == (JobState.FAILED, reason) else None
 
     log.warning("job_failed", job=job_id.hex(), reason=reason)
-    await _durably(step)
+    try:
+        await _durably(step, released)
+    except Exception:
+        for one in paid:
+            goodwill.refund(one.operator, receipt_charge(one.signed.receipt))
+        raise
     _tell(desk, paid)
     for one in taken:
         if one not in paid:
@@ -82,15 +98,25 @@ async def release(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], reas
             desk.link.tell(one.signed.receipt.node, ReceiptRefused(receipt_id=one.id, reason=SPENT))
 
 
-async def _durably(step: Callable[[], Awaitable[T]]) -> T:
-    """Return what `step` returns, tried again while the books are unavailable; it happens once at most."""
+async def _durably(step: Callable[[], Awaitable[T]], came_to: Callable[[], Awaitable[T | None]]) -> T:
+    """Return what `step` returns, tried again while the books are unavailable; it happens once at most.
+
+    A commit can be in the books although its word was lost: `came_to` returns what `step` would have then.
+    """
+    doing = step
+
+    async def again() -> T:
+        done = await came_to()
+        return await step() if done is None else done
+
     for pause in PAUSES:
         try:
-            return await step()
+            return await doing()
         except Unavailable as error:
             log.warning("books_unavailable", reason=error.message, again_in=pause)
             await asyncio.sleep(pause)
-    return await step()
+            doing = again
+    return await doing()
 
 
 def _tell(desk: Desk, taken: Sequence[TakenReceipt]) -> None:

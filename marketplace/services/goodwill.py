@@ -41,6 +41,14 @@ class Goodwill:
         account.used += amount * DAY_MS
         return True
 
+    def refund(self, operator: Address, amount: NanoUsd) -> None:
+        """Put back what was spent for a part that was not paid then: the books did not take its receipt.
+
+        Otherwise the budget would go for nothing, and parts that are owed would be turned away.
+        """
+        account = self._filled(operator, self._clock.now_ms())
+        account.used = max(0, account.used - amount * DAY_MS)
+
     def restore(self, paid: Iterable[tuple[Address, NanoUsd]]) -> None:
         """Take what each operator was paid in the last day."""
         now = self._clock.now_ms()
@@ -48,8 +56,12 @@ class Goodwill:
             self._filled(operator, now).used += min(amount, self._daily) * DAY_MS
 
     def _filled(self, operator: Address, now: int) -> _Account:
-        """Return the operator's budget as it has filled up by `now` (ms)."""
+        """Return the operator's budget as it has filled up by `now` (ms).
+
+        A wall clock may step back; no time has passed then, and nothing is used up by it.
+        """
         account = self._accounts.setdefault(operator, _Account(0, now))
-        account.used = max(0, account.used - self._daily * (now - account.at_ms))
+        passed = max(0, now - account.at_ms)
+        account.used = max(0, account.used - self._daily * passed)
         account.at_ms = now
         return account

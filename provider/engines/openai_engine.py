@@ -39,6 +39,7 @@ from provider.engines.text import AnswerText
 from provider.engines.tokenizer_files import TokenizerFiles, read_tokenizer_files
 from tallystick.models.manifest import OPAQUE_TOKENIZER, BadManifest, Manifest, canonical_json, check_manifest
 from tallystick.models.tokenizer import HfTokenizer
+from tallystick.protocol.parameters import MAX_STOP_CHARACTERS
 from tallystick.protocol.receipts import Finish
 
 MESSAGES_TEMPLATE: Final = "{{ messages | tojson }}"
@@ -290,8 +291,11 @@ _FINISH: Final = {"stop": Finish.EOS, "length": Finish.LENGTH}
 
 
 def _opaque_finish(piece: Piece) -> tuple[Finish, str]:
-    """Return why the server says it ended; "stop" is the end token, unless the stop string is named."""
-    if piece.stop:
+    """Return why the server says it ended; "stop" is the end token, unless the stop string is named.
+
+    What is longer than a stop string can be is none of the job's, and no frame could carry it.
+    """
+    if 0 < len(piece.stop) <= MAX_STOP_CHARACTERS:
         return Finish.STOP_STRING, piece.stop
     return _FINISH.get(piece.finish or "", Finish.EOS), ""
 

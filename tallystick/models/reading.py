@@ -5,6 +5,7 @@ A stranger's tokenizer reads here, and a stranger's ids are read: what takes lon
 
 import codecs
 from collections.abc import Sequence
+from sys import getsizeof
 from typing import Final, Protocol, Self
 
 from tallystick.models.tokenizer import BadTokenizer, Detokenizer
@@ -12,6 +13,8 @@ from tallystick.models.tokenizer import BadTokenizer, Detokenizer
 MAX_TEXT_BYTES: Final = 16 * 1024**2
 MOST_WAITING: Final = 8192
 """Ids in a row that wait for what follows, as bytes of characters do; no language has a tenth of it."""
+ID_BYTES: Final = 40
+"""Memory that an id in a list takes: an int and the reference to it."""
 
 _STRETCH: Final = 1024
 _CONTEXT: Final = 8
@@ -37,6 +40,10 @@ class Reader(Protocol):
 
     def copy(self) -> Self:
         """Return one that goes on from here by itself."""
+        ...
+
+    def kept_bytes(self) -> int:
+        """Return about how much memory it takes."""
         ...
 
 
@@ -78,6 +85,9 @@ class _ByteReader:
         other = _ByteReader(self._tokenizer)
         other._parts, other._size, other._last = [*self._parts], self._size, self._last
         return other
+
+    def kept_bytes(self) -> int:
+        return list_bytes(self._parts)
 
 
 class _WindowReader:
@@ -121,6 +131,9 @@ class _WindowReader:
         other._given, other._size, other._next = self._given, self._size, self._next
         return other
 
+    def kept_bytes(self) -> int:
+        return list_bytes(self._settled) + ID_BYTES * len(self._ids)
+
     def _with(self, end: int) -> str:
         """Return the text of all ids up to the window's `end`."""
         window = self._tokenizer.decode(self._ids[:end])
@@ -163,6 +176,11 @@ class _WindowReader:
             if tried == _ANCHORS:
                 break
         return speaking
+
+
+def list_bytes(pieces: list[bytes] | list[str]) -> int:
+    """Return the memory that a list and its pieces take; a str may take four bytes a character."""
+    return getsizeof(pieces) + sum(map(getsizeof, pieces))
 
 
 def _bounded(size: int) -> int:

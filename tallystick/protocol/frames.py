@@ -24,7 +24,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from tallystick.protocol.ids import WireAddress, WireBytes32, WireSignature, WireU16, WireU32, WireU63
-from tallystick.protocol.parameters import Parameters
+from tallystick.protocol.parameters import MAX_STOP_CHARACTERS, Parameters
 from tallystick.protocol.receipts import SignedReceipt
 
 PROTOCOL_VERSION: Final = 1
@@ -40,6 +40,8 @@ BLOB_CHUNK_BYTES: Final = 512 * 1024
 
 # Finite, so that JSON can hold it: no NaN, no infinity. Rounding may take it a little over 0.
 WireLogprob = Annotated[float, msgspec.Meta(ge=-1e30, le=1.0)]
+# One of the job's stop strings; dialects let none through that is longer.
+WireStop = Annotated[str, msgspec.Meta(max_length=MAX_STOP_CHARACTERS)]
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
@@ -197,7 +199,7 @@ class Finished(Frame, tag="finished", frozen=True, kw_only=True):
     """An attempt has ended; the node signs for its part. `stop` is the stop string that was met, if any."""
 
     receipt: SignedReceipt
-    stop: str = ""
+    stop: WireStop = ""
 
 
 class Failed(Frame, tag="failed", frozen=True, kw_only=True):
@@ -273,6 +275,15 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(list[AnyFrame])
 
 
+class _Named(msgspec.Struct, frozen=True):
+    """As much of a frame as everybody understands; the rest is skipped and not built: strangers send it."""
+
+    version: int | None = None
+
+
+_versions = msgspec.msgpack.Decoder(Annotated[list[_Named], msgspec.Meta(max_length=MAX_FRAMES)])
+
+
 def encode_frames(frames: Sequence[AnyFrame]) -> bytes:
     """Return one websocket message that carries `frames` in order."""
     return _encoder.encode(frames)
@@ -305,11 +316,7 @@ def version_named(message: bytes) -> int | None:
     None if it names none.
     """
     try:
-        found = msgspec.msgpack.decode(message[:MAX_MESSAGE_BYTES])
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError):
+        found = _versions.decode(message[:MAX_MESSAGE_BYTES])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    match found:
-        case [{"version": int(version)}, *_] if not isinstance(version, bool):
-            return version
-        case _:
-            return None
+    return found[0].version if found else None

@@ -11,6 +11,8 @@ MILLION: Final = 1_000_000
 GREEDY_TEMPERATURE: Final = 0
 TOP_K_CAP: Final = 256
 """The sampler never looks at more candidates than this."""
+MAX_STOP_CHARACTERS: Final = 256
+"""Of one stop string; Unicode characters, not bytes."""
 
 # What a decoder of frames accepts; a dialect has tighter bounds. These keep the sums of the sampler in range.
 _Fraction = Annotated[int, Meta(ge=0, le=MILLION)]

@@ -9,10 +9,9 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from marketplace.domain.errors import BadRequest
-from tallystick.protocol.parameters import MILLION, TOP_K_CAP, Parameters
+from tallystick.protocol.parameters import MAX_STOP_CHARACTERS, MILLION, TOP_K_CAP, Parameters
 
 MAX_STOPS: Final = 4
-MAX_STOP_CHARACTERS: Final = 256
 MAX_MESSAGES: Final = 4096
 MAX_LOGIT_BIASES: Final = 1024
 MAX_TOP_LOGPROBS: Final = 20

@@ -1,15 +1,16 @@
 """The treasury's budget for unfinished answers."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from marketplace.domain.accounts import TREASURY_ID
-from marketplace.domain.errors import NodesFailed
+from marketplace.domain.errors import NodesFailed, Unavailable
 from marketplace.domain.ports.clock import ManualClock
 from marketplace.services.goodwill import DAY_MS, Goodwill
 from marketplace.storage.queries import receipts
-from tallystick.protocol.frames import ReceiptRefused
+from tallystick.protocol.frames import ReceiptRefused, ReceiptTaken
 from tallystick.protocol.ids import Address
 from tallystick.protocol.money import NanoUsd
 from tallystick.protocol.receipts import Finish
@@ -38,6 +39,57 @@ def test_each_operator_has_a_budget_of_its_own() -> None:
     goodwill = Goodwill(ManualClock(), NanoUsd(1000))
     assert goodwill.spend(ONE, NanoUsd(1000))
     assert goodwill.spend(TWO, NanoUsd(1000))
+
+
+def test_what_is_refunded_may_be_spent_again_and_no_more() -> None:
+    clock = ManualClock()
+    goodwill = Goodwill(clock, NanoUsd(1000))
+    assert goodwill.spend(ONE, NanoUsd(600))
+    goodwill.refund(ONE, NanoUsd(600))
+    assert goodwill.spend(ONE, NanoUsd(1000))
+    clock.advance(DAY_MS // 2)
+    goodwill.refund(ONE, NanoUsd(1000))
+    assert not goodwill.spend(ONE, NanoUsd(1001))
+    assert goodwill.spend(ONE, NanoUsd(1000))
+
+
+def test_a_clock_that_steps_back_uses_nothing_up() -> None:
+    clock = ManualClock()
+    goodwill = Goodwill(clock, NanoUsd(1000))
+    assert goodwill.spend(ONE, NanoUsd(400))
+    clock.jump(-10 * DAY_MS)
+    assert goodwill.spend(ONE, NanoUsd(600))
+    assert not goodwill.spend(ONE, NanoUsd(1))
+    clock.advance(DAY_MS)
+    assert goodwill.spend(ONE, NanoUsd(1000))
+
+
+async def test_books_that_do_not_answer_cost_no_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hands_over(work: Work) -> None:
+        await work.tokens(work.job.prompt_ids[:2])
+        await work.finish(Finish.HANDED_OVER)
+
+    monkeypatch.setattr("marketplace.services.closing.PAUSES", (0.01,))
+    async with a_market(tmp_path, goodwill=NanoUsd(2100)) as stand:
+        node, write = ScriptedNode(1, hands_over), stand.database.write_short
+        failures = iter([Unavailable("The disk is busy.")] * 2)
+
+        async def unwilling(work: Any) -> Any:
+            for failure in failures:
+                raise failure
+            return await write(work)
+
+        async with stand.joined(node):
+            monkeypatch.setattr(stand.database, "write_short", unwilling)
+            with pytest.raises(Unavailable):
+                await stand.ask()
+            # The job's end is tried once more after that; the budget is there for its part.
+            told = await node.until(lambda one: isinstance(one, ReceiptTaken | ReceiptRefused))
+            assert isinstance(told, ReceiptTaken)
+        assert [receipt.charge for receipt in await stand.receipts()] == [2100]
+        assert not stand.late.goodwill.spend(node.operator, NanoUsd(1000))
 
 
 async def test_an_operator_that_keeps_handing_over_to_nobody_drains_no_more_than_the_budget(

@@ -17,7 +17,8 @@ from provider.engines.base import (
     EngineTokens,
     EngineUnavailable,
 )
-from provider.engines.openai_engine import OpenAIEngine
+from provider.engines.openai_engine import OpenAIEngine, _opaque_finish
+from provider.engines.openai_wire import Piece
 from tallystick.models.chat import render_chat
 from tallystick.models.manifest import decode_manifest
 from tallystick.protocol.receipts import Finish
@@ -125,6 +126,12 @@ async def test_a_stop_string_is_found_in_the_ids_or_left_to_the_server(
         assert "stop" not in echo.seen[-1][1]
     else:
         assert echo.seen[-1][1]["stop"] == ["END"]
+
+
+@pytest.mark.parametrize(("named", "stop"), [("END", "END"), ("x" * 257, "")])
+def test_a_server_names_a_stop_string_unless_it_is_too_long_for_one(named: str, stop: str) -> None:
+    finish = Finish.STOP_STRING if stop else Finish.EOS
+    assert _opaque_finish(Piece(finish="stop", stop=named)) == (finish, stop)
 
 
 async def test_an_answer_in_ids_can_be_resumed(echo: Any, folder: Path, job: Builder, run: Runner) -> None:

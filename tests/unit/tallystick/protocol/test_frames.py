@@ -1,5 +1,6 @@
 """Frames: they come back as sent, newer peers are tolerated, and garbage is refused as the peer's fault."""
 
+import tracemalloc
 from typing import Any, get_args
 
 import msgspec
@@ -9,7 +10,18 @@ from hypothesis import strategies as st
 from msgspec import inspect
 
 from tallystick.protocol import frames
-from tallystick.protocol.frames import AnyFrame, BadFrame, decode_frames, encode_frames
+from tallystick.protocol.frames import (
+    MAX_MESSAGE_BYTES,
+    AnyFrame,
+    BadFrame,
+    Finished,
+    decode_frames,
+    encode_frames,
+    version_named,
+)
+from tallystick.protocol.parameters import MAX_STOP_CHARACTERS
+from tallystick.protocol.receipts import SignedReceipt
+from tests.unit.tallystick.protocol.builders import make_receipt
 
 ZERO = "0x" + "00" * 20
 
@@ -133,6 +145,14 @@ def test_a_likelihood_that_json_cannot_hold_is_refused(value: float) -> None:
             decode_frames(encode_frames([tokens]))
 
 
+def test_a_stop_string_is_no_longer_than_one_may_be() -> None:
+    signed = SignedReceipt(receipt=make_receipt(), signature=bytes(65))
+    longest = Finished(receipt=signed, stop="\N{GRINNING FACE}" * MAX_STOP_CHARACTERS)
+    assert decode_frames(encode_frames([longest])) == [longest]
+    with pytest.raises(BadFrame, match="stop"):
+        decode_frames(encode_frames([Finished(receipt=signed, stop="x" * (MAX_STOP_CHARACTERS + 1))]))
+
+
 def test_messages_over_the_limits_are_refused() -> None:
     blob = frames.Blob(sha256=bytes(32), offset=0, total=0, data=bytes(frames.MAX_MESSAGE_BYTES))
     with pytest.raises(BadFrame, match="limit"):
@@ -148,3 +168,21 @@ def test_a_deeply_nested_message_is_refused() -> None:
     fields = b"\x82\xa1t\xa8draining\xa1x"
     with pytest.raises(BadFrame):
         decode_frames(b"\x91" + fields + b"\x91" * 100_000 + b"\xc0")
+
+
+@pytest.mark.parametrize("piece", [b"\x80", b"\x91" * 200 + b"\xc0", b"\x81\xa1x" + b"\x91" * 50 + b"\xc0"])
+def test_looking_for_a_strangers_version_builds_nothing_of_what_it_sent(piece: bytes) -> None:
+    """It is all that is read of a first message that is no Hello, by whoever has no key and no stake."""
+    count = (MAX_MESSAGE_BYTES - 5) // len(piece)
+    message = b"\xdd" + count.to_bytes(4, "big") + piece * count
+    tracemalloc.start()
+    assert version_named(message) is None
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2 * MAX_MESSAGE_BYTES
+
+
+def test_a_version_is_found_in_frames_that_nobody_knows() -> None:
+    assert version_named(msgspec.msgpack.encode([{"t": "new", "version": 7, "more": [{"a": 1}]}])) == 7
+    assert version_named(msgspec.msgpack.encode([{"t": "new", "version": True}])) is None
+    assert version_named(msgspec.msgpack.encode([])) is None
