@@ -101,7 +101,7 @@ class SettlementMachine(HandMachine):
         self.doubtful: tuple[str, int, int] | None = None
         """A job that a crash may have kept out of the books."""
         self.is_sound = False
-        self.first_block = self.touched = 0
+        self.first_block = self.touched = self.cashed = 0
 
     @initialize(
         rows_per_chunk=st.sampled_from([1, 2, 100]),
@@ -266,6 +266,7 @@ class SettlementMachine(HandMachine):
         operator = OPERATORS[number % 2]
         cheque = self.do(self.cheques.latest(address(operator)))
         if cheque is not None and self.touch():
+            self.cashed = self.touched
             assert cheque.earned <= self.model.earned[address(operator)]
             with contextlib.suppress(Reverted):
                 self.do(self.driver.cash(operator, cheque.epoch, cheque.earned))
@@ -344,9 +345,12 @@ class SettlementMachine(HandMachine):
         """Let the chain lose what is above a block, but for how the market began.
 
         If it loses what the books have seen closed for good, it keeps what people did: a closed epoch is sent
-        again as it was, and nobody can help it if its consumers have no money there any more.
+        again as it was, and nobody can help it if its consumers have no money there any more. A cheque that
+        counts for good stays, too: the row that it overtook is in the books for what was left.
         """
         height = max(height, self.first_block)
+        if self.cashed <= self.height() - CONFIRMATIONS:
+            height = max(height, self.cashed)
         if self.has_lost(self.memory._blocks[min(height, self.height())].ledger.next_epoch):
             height = max(height, self.touched)
         depth = self.height() - height

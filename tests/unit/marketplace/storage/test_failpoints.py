@@ -26,6 +26,7 @@ EFFECTS = {"broadcast", "replace", "write_text", "write_bytes", "fsync", "tell",
 transaction."""
 LAST = {
     "attempting.py:_decline": "a refusal owes nobody anything, and the node asks again",
+    "nodes.py:_admit_one": "a word to the node's owner; it is said again at the next offer",
     "closing.py:release": "a part that is refused is refused again when the node brings it",
     "closing.py:_tell": "its callers have the fail points",
     "acknowledgements.py:greet": "the same cheque, sent once more",
