@@ -211,10 +211,13 @@ def batch_before_free(session: Session) -> int:
 
 
 def store(session: Session, epoch: EpochRow, made_of: Cut) -> bool:
-    """Add an epoch that was put together, unless another has some of its receipts; return whether."""
+    """Add an epoch that was put together, unless another was meanwhile; return whether."""
     # Whoever else stores one now waits here.
     session.execute(select(B.c.number).with_for_update()).one()
-    if _last_batch(session) != made_of.after:
+    another = session.scalar(
+        select(func.count()).where(or_(P.c.number >= epoch.number, P.c.state != "closed"))
+    )
+    if another or _last_batch(session) != made_of.after:
         return False
     session.add(epoch)
     session.flush()
