@@ -87,7 +87,7 @@ async def release(desk: Desk, job_id: JobId, taken: Sequence[TakenReceipt], reas
     log.warning("job_failed", job=job_id.hex(), reason=reason)
     try:
         await _durably(step, released)
-    except Exception:
+    except Exception:  # whatever it was, nothing was paid
         for one in paid:
             goodwill.refund(one.operator, receipt_charge(one.signed.receipt))
         raise

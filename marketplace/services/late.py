@@ -216,7 +216,7 @@ class LateBook:
         try:
             taken = self._taker.take(signed, receipt_id, operator, now)
             charge = await self._till.take_late(taken, now)
-        except Exception:
+        except Exception:  # whatever it was, nothing was paid
             self.goodwill.refund(operator, owed)
             raise
         receipt = signed.receipt

@@ -301,22 +301,24 @@ def add_rows(session: Session, rows: Sequence[SettlementRow]) -> None:
 def note_cheques(session: Session, number: int) -> None:
     """Say of new payout rows what cheques had credited that were booked while the rows were planned."""
     settled = select(A.c.earned_settled).where(A.c.id == S.c.account_id, A.c.kind == AccountKind.WALLET.value)
-    credited = settled.scalar_subquery()
-    is_its = (S.c.epoch == number) & (S.c.kind == FaultKind.PAYOUT.value) & S.c.set_aside.is_(None)
-    overtaken = is_its & (S.c.before < credited) & (S.c.amount >= credited)
-    session.execute(update(S).where(overtaken).values(before=credited))
+    _overtake(session, S.c.epoch == number, settled.scalar_subquery())
 
 
 def note_cashed(session: Session, address: str, credited: int) -> None:
-    """Say of a payout row that a cheque overtook that it moved only what was left; nano-dollars, cumulative.
-
-    A cheque that was cashed after the row was on the chain credits more than the row does, one from before it
-    was planned no more than what it began at. Between the two it was cashed with the row on its way.
-    """
+    """Say of a payout row that a cheque overtook that it moved only what was left; nano-dollars, in all."""
     latest = select(P.c.number).order_by(P.c.number.desc()).limit(OVERTAKEN_EPOCHS)
-    is_its = (S.c.epoch.in_(latest)) & (S.c.kind == FaultKind.PAYOUT.value) & (S.c.address == address)
-    overtaken = is_its & S.c.set_aside.is_(None) & (S.c.before < credited) & (S.c.amount >= credited)
-    session.execute(update(S).where(overtaken).values(before=credited))
+    _overtake(session, S.c.epoch.in_(latest) & (S.c.address == address), credited)
+
+
+def _overtake(session: Session, among: ColumnElement[bool], credited: Any) -> None:
+    """Let payout rows begin at what a cheque has credited, if it was cashed with the row on its way.
+
+    One that was cashed after the row was on the chain credits more than the row does, one from before it was
+    planned no more than what it began at.
+    """
+    is_sent = (S.c.kind == FaultKind.PAYOUT.value) & S.c.set_aside.is_(None)
+    overtaken = (S.c.before < credited) & (S.c.amount >= credited)
+    session.execute(update(S).where(among & is_sent & overtaken).values(before=credited))
 
 
 def drop_rows(session: Session, number: int, first_chunk: int) -> None:
